@@ -1,0 +1,61 @@
+"""Everything that can go wrong and that a person can mend, in one tree.
+
+HabitusError
+├── UsageError        the request itself makes no sense (exit 2)
+├── NotFoundError     no such turn, proposal, self …
+├── ConflictError     it was decided already, or changed since it was shown
+├── SettingsError     habitus.toml cannot be used
+├── ModelError        the model cannot be loaded or gave no usable answer
+├── StorageError      the bag cannot be read or written
+├── BusyError         another process holds the bag's training lock
+└── LearningError     a training or an adapter failed
+"""
+
+from __future__ import annotations
+
+
+class HabitusError(Exception):
+    """A failure with a sentence for the person and the next step to take."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def as_dict(self) -> dict[str, dict[str, str]]:
+        """The form in which ``--json`` prints it."""
+        return {"error": {"type": type(self).__name__, "message": self.message, "hint": self.hint}}
+
+
+class UsageError(HabitusError):
+    exit_code = 2
+
+
+class NotFoundError(HabitusError):
+    pass
+
+
+class ConflictError(HabitusError):
+    pass
+
+
+class SettingsError(HabitusError):
+    pass
+
+
+class ModelError(HabitusError):
+    pass
+
+
+class StorageError(HabitusError):
+    pass
+
+
+class BusyError(HabitusError):
+    pass
+
+
+class LearningError(HabitusError):
+    pass

@@ -1,0 +1,1 @@
+"""How weights learn: data, training, gate, composition."""

@@ -1,0 +1,281 @@
+"""The append-only history: SQLite rows chained by digest, the words beside them.
+
+A row holds structure; every text under one of ``WORDS`` lives in the content table under a
+salted digest, so that text can be erased for good one day without breaking the chain.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from agent.errors import NotFoundError, StorageError
+from agent.records import Record
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
+
+R = TypeVar("R", bound=Record)
+
+SCHEMA = 1
+WORDS = frozenset(
+    "user reply text rule rules quote reason rationale prompt completion teacher prompts entry note risks "
+    "conflicts preview arguments result persona mood few_shot what".split()
+)
+GENESIS = "0" * 64
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS rows (
+    seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, ref TEXT NOT NULL, parent TEXT NOT NULL,
+    at TEXT NOT NULL, body TEXT NOT NULL, digest TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS by_ref ON rows (kind, ref, seq);
+CREATE INDEX IF NOT EXISTS by_parent ON rows (kind, parent, seq);
+CREATE TABLE IF NOT EXISTS content (digest TEXT PRIMARY KEY, salt TEXT NOT NULL, text TEXT NOT NULL);
+CREATE TRIGGER IF NOT EXISTS rows_stay BEFORE UPDATE ON rows BEGIN SELECT RAISE(ABORT, 'append only'); END;
+CREATE TRIGGER IF NOT EXISTS rows_last BEFORE DELETE ON rows BEGIN SELECT RAISE(ABORT, 'append only'); END;
+"""
+# Which field groups a kind, for look-ups: verdicts of a turn, turns of a thread …
+_PARENT = {"Turn": "thread", "Verdict": "turn", "Decision": "proposal", "Run": "proposal", "GateReport": "proposal",
+           "Proposal": "habit", "Draft": "habit"}  # fmt: skip
+
+
+class Ledger:
+    """One bag's history. Safe for several processes: short write transactions, WAL."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create the ledger at ``path``.
+
+        Raises:
+            StorageError: the disk refuses, the file is no ledger, or a newer version wrote it.
+        """
+        from sqlalchemy import create_engine, event
+
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._engine: Engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 30})
+
+            @event.listens_for(self._engine, "connect")
+            def _prepare(connection, _record) -> None:  # type: ignore[no-untyped-def]
+                connection.isolation_level = None  # transactions are begun by hand, as writers
+                connection.execute("PRAGMA journal_mode=WAL")
+                connection.execute("PRAGMA synchronous=FULL")
+
+            with self._engine.connect() as connection:
+                raw = connection.connection.driver_connection
+                assert raw is not None
+                version = None
+                if raw.execute("SELECT 1 FROM sqlite_master WHERE name='meta'").fetchone():
+                    version = raw.execute("SELECT value FROM meta WHERE key='schema'").fetchone()
+                if version is not None and int(version[0]) > SCHEMA:
+                    raise StorageError(
+                        f"This bag was written by a newer Habitus (schema {version[0]}, this one knows {SCHEMA}).",
+                        "Upgrade Habitus, or open another bag with --home.",
+                    )
+                if version is None:
+                    raw.executescript(_TABLES)
+                    raw.execute("INSERT OR IGNORE INTO meta VALUES ('schema', ?)", (str(SCHEMA),))
+        except StorageError:
+            raise
+        except Exception as error:  # SQLAlchemy and sqlite3 each have their own trees
+            raise _storage_error(path, error) from error
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._engine.dispose()
+
+    # -- writing -------------------------------------------------------------------------------
+
+    def add(self, record: R) -> R:
+        """Append ``record`` and return it with its id and time. An id it already has is kept."""
+        return self.add_all([record])[0]
+
+    def add_all(self, records: list[R]) -> list[R]:
+        """Append several records in one transaction: all or none."""
+        with self._writing() as connection:
+            return [self._append(connection, record) for record in records]
+
+    def _append(self, connection: Connection, record: R) -> R:
+        kind = type(record).__name__
+        at = record.at or datetime.now(UTC).isoformat(timespec="milliseconds")
+        ref = record.id
+        if not ref:
+            (count,) = connection.exec_driver_sql("SELECT COUNT(DISTINCT ref) FROM rows WHERE kind=?", (kind,)).one()
+            width = 4 if record.prefix == "self-" else 1
+            ref = f"{record.prefix}{count + 1:0{width}d}"
+        record = record.model_copy(update={"id": ref, "at": at})
+        raw = record.model_dump(mode="json")
+        parent = str(raw.get(_PARENT.get(kind, ""), ""))
+        contents: list[tuple[str, str, str]] = []
+        body = json.dumps(_put_away(raw, contents), ensure_ascii=False, sort_keys=True)
+        last = connection.exec_driver_sql("SELECT digest FROM rows ORDER BY seq DESC LIMIT 1").first()
+        digest = _chain(last[0] if last else GENESIS, kind, ref, at, body)
+        if contents:
+            connection.exec_driver_sql("INSERT INTO content VALUES (?, ?, ?)", contents)
+        connection.exec_driver_sql(
+            "INSERT INTO rows (kind, ref, parent, at, body, digest) VALUES (?, ?, ?, ?, ?, ?)",
+            (kind, ref, parent, at, body, digest),
+        )
+        return record
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        try:
+            with self._engine.connect() as connection:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                try:
+                    yield connection
+                except BaseException:
+                    connection.exec_driver_sql("ROLLBACK")
+                    raise
+                connection.exec_driver_sql("COMMIT")
+        except Exception as error:
+            from sqlalchemy.exc import SQLAlchemyError
+
+            if isinstance(error, SQLAlchemyError):
+                raise _storage_error(self.path, error) from error
+            raise
+
+    # -- reading -------------------------------------------------------------------------------
+
+    def get(self, kind: type[R], ref: str) -> R:
+        """The newest state of record ``ref``.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        rows = self._select(kind, "kind=? AND ref=? ORDER BY seq DESC LIMIT 1", (kind.__name__, ref))
+        if not rows:
+            noun = kind.__name__.lower()
+            known = [x.id for x in self.all(kind)][-5:]
+            raise NotFoundError(
+                f"There is no {noun} {ref!r}.",
+                f"Known: {', '.join(known)}." if known else f"This bag holds no {noun} yet.",
+            )
+        return rows[0]
+
+    def all(self, kind: type[R], parent: str | None = None) -> list[R]:
+        """The newest state of every record of a kind, oldest first; ``parent`` narrows (thread, turn, habit …)."""
+        latest = "seq IN (SELECT MAX(seq) FROM rows WHERE kind=? GROUP BY ref)"
+        if parent is None:
+            return self._select(kind, f"{latest} ORDER BY length(ref), ref", (kind.__name__,))
+        return self._select(
+            kind, f"{latest} AND parent=? ORDER BY length(ref), ref", (kind.__name__, parent)
+        )
+
+    def history(self, kind: type[R], ref: str) -> list[R]:
+        """Every state record ``ref`` has had, oldest first."""
+        return self._select(kind, "kind=? AND ref=? ORDER BY seq", (kind.__name__, ref))
+
+    def last(self, kind: type[R]) -> R | None:
+        """The row of a kind that was written last."""
+        rows = self._select(kind, "kind=? ORDER BY seq DESC LIMIT 1", (kind.__name__,))
+        return rows[0] if rows else None
+
+    def rows(self, kind: type[R]) -> list[R]:
+        """Every row of a kind in the order it was written."""
+        return self._select(kind, "kind=? ORDER BY seq", (kind.__name__,))
+
+    def unjudged(self, kind: type[R], limit: int) -> list[R]:
+        """Turns with no verdict and no abstention that named them, oldest first."""
+        return self._select(
+            kind,
+            "kind='Turn' AND ref NOT IN (SELECT parent FROM rows WHERE kind='Verdict') ORDER BY seq LIMIT ?",
+            (limit,),
+        )
+
+    def _select(self, kind: type[R], where: str, values: tuple[object, ...]) -> list[R]:
+        try:
+            with self._engine.connect() as connection:
+                found = connection.exec_driver_sql(f"SELECT body FROM rows WHERE {where}", values).all()
+                bodies = [json.loads(body) for (body,) in found]
+                wanted = sorted({d for body in bodies for d in _digests(body)})
+                texts: dict[str, str] = {}
+                for i in range(0, len(wanted), 500):
+                    some = wanted[i : i + 500]
+                    marks = ",".join("?" * len(some))
+                    query = f"SELECT digest, text FROM content WHERE digest IN ({marks})"
+                    texts.update({row[0]: row[1] for row in connection.exec_driver_sql(query, tuple(some))})
+        except Exception as error:
+            raise _storage_error(self.path, error) from error
+        return [kind.model_validate(_take_out(body, texts)) for body in bodies]
+
+    def verify(self) -> list[str]:
+        """What is wrong with the chain: one sentence for each broken row or altered text."""
+        wrong, last = [], GENESIS
+        with self._engine.connect() as connection:
+            for seq, kind, ref, at, body, digest in connection.exec_driver_sql(
+                "SELECT seq, kind, ref, at, body, digest FROM rows ORDER BY seq"
+            ):
+                if _chain(last, kind, ref, at, body) != digest:
+                    wrong.append(f"row {seq} ({kind} {ref}) does not fit the chain")
+                last = digest
+            for digest, salt, text in connection.exec_driver_sql("SELECT digest, salt, text FROM content"):
+                if _content_digest(salt, text) != digest:
+                    wrong.append(f"a text was altered (content {digest[:12]})")
+        return wrong
+
+
+ERASED = "⌫"
+
+
+def _chain(previous: str, kind: str, ref: str, at: str, body: str) -> str:
+    return hashlib.sha256("\x1f".join((previous, kind, ref, at, body)).encode()).hexdigest()
+
+
+def _content_digest(salt: str, text: str) -> str:
+    return hashlib.sha256(f"{salt}\x1f{text}".encode()).hexdigest()
+
+
+def _put_away(node: object, contents: list[tuple[str, str, str]], words: bool = False) -> object:
+    """``node`` with every text under a ``WORDS`` key replaced by ``{"$": digest}``."""
+    if isinstance(node, dict):
+        return {k: _put_away(v, contents, words or k in WORDS) for k, v in node.items()}
+    if isinstance(node, list):
+        return [_put_away(v, contents, words) for v in node]
+    if words and isinstance(node, str) and node:
+        salt = os.urandom(8).hex()
+        digest = _content_digest(salt, node)
+        contents.append((digest, salt, node))
+        return {"$": digest}
+    return node
+
+
+def _take_out(node: object, texts: dict[str, str]) -> object:
+    if isinstance(node, dict):
+        if set(node) == {"$"}:
+            return texts.get(str(node["$"]), ERASED)
+        return {k: _take_out(v, texts) for k, v in node.items()}
+    if isinstance(node, list):
+        return [_take_out(v, texts) for v in node]
+    return node
+
+
+def _digests(node: object) -> list[str]:
+    if isinstance(node, dict):
+        if set(node) == {"$"}:
+            return [str(node["$"])]
+        return [d for v in node.values() for d in _digests(v)]
+    if isinstance(node, list):
+        return [d for v in node for d in _digests(v)]
+    return []
+
+
+def _storage_error(path: Path, error: Exception) -> StorageError:
+    text = str(error).lower()
+    if "readonly" in text or "read-only" in text or "permission" in text:
+        return StorageError(f"The bag at {path.parent} cannot be written.", "Check its permissions, or choose another with --home.")
+    if "full" in text or "no space" in text:
+        return StorageError(f"The disk that holds {path.parent} is full; nothing was changed.", "Free some space and try again.")
+    if "not a database" in text or "malformed" in text:
+        return StorageError(f"{path} is damaged or is no ledger.", "Restore it from a copy of the bag; nothing was written to it.")
+    if "locked" in text or "busy" in text:
+        return StorageError(f"{path} is held by another process.", "Wait until it has finished, then try again.")
+    return StorageError(f"{path} cannot be used: {error}", "Run `habitus doctor` for details.")

@@ -1,0 +1,1 @@
+"""How weights speak: one port, its bodies, sampling and grammar."""

@@ -1,0 +1,256 @@
+"""The nouns: one frozen type for each kind of ledger row, and the parts they are made of.
+
+Data goes one way: turn → verdict → draft → proposal → decision → run → gate report → self.
+A record with the same ``id`` as an earlier one is its newer state; nothing is overwritten.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from prompts import Language
+
+Mode = Literal["growth", "sandbox"]
+Source = Literal["user", "imported", "tool"]
+Kind = Literal["instruction", "correction", "preference", "fact", "feeling", "smalltalk", "secret"]
+Stage = Literal["told", "repeated", "proposed", "essence", "fading", "released"]
+Purpose = Literal["learn", "correct", "decay", "release", "consolidate"]
+Status = Literal["waiting", "approved", "vetoed", "running", "promoted", "rejected", "withdrawn"]
+Origin = Literal["turn", "invented", "anchor"]
+Method = Literal["distill", "sft"]
+
+
+class Frozen(BaseModel):
+    """An immutable value."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Record(Frozen):
+    """A ledger row's content. ``id`` is given by the ledger when empty."""
+
+    prefix: ClassVar[str]
+    id: str = ""
+    at: str = ""  # UTC, ISO 8601; given by the ledger
+
+
+class Call(Frozen):
+    """One tool call the model made, and what came of it."""
+
+    name: str
+    arguments: dict[str, object]
+    result: str = ""
+
+
+class Rule(Frozen):
+    """A line of the mask: what is asked, where it applies, and the habit it belongs to."""
+
+    text: str
+    scope: tuple[Language, ...]
+    habit: str = ""
+
+
+class Example(Frozen):
+    """One training row, fixed before approval.
+
+    The student sees ``rules`` (none for a habit's own rows), the teacher saw ``teacher``.
+    ``system`` replaces the converse prompt and ``tools`` names offered tools, for anchors that
+    keep tool use unchanged.
+    """
+
+    origin: Origin
+    language: Language
+    prompt: str
+    completion: str
+    rules: tuple[str, ...] = ()
+    teacher: tuple[str, ...] = ()
+    tools: bool = False
+    habit: str = ""
+    source: str = ""  # the turn a prompt was once given in
+
+
+class Mask(Frozen):
+    """What the system prompt says now."""
+
+    persona: dict[Language, str] = {}
+    mood: str = ""
+    rules: tuple[Rule, ...] = ()
+    few_shot: tuple[tuple[str, str], ...] = ()
+
+    def rules_for(self, language: Language) -> tuple[str, ...]:
+        """The rules in whose scope ``language`` lies."""
+        return tuple(rule.text for rule in self.rules if language in rule.scope)
+
+
+class Part(Frozen):
+    """One habit's place in the weights; several may share an adapter."""
+
+    habit: str
+    adapter: str
+    weight: float = 1.0
+    stage: Literal["core", "fresh"] = "core"
+
+
+# -- rows of the ledger ------------------------------------------------------------------------
+
+
+class Turn(Record):
+    prefix = "t"
+    thread: str
+    user: str
+    reply: str
+    tool_calls: tuple[Call, ...] = ()
+    source: Source = "user"
+    mode: Mode = "growth"
+    self_name: str = ""
+    model: str = ""
+    rules: tuple[str, ...] = ()  # the mask's rules when it was said
+
+
+class Verdict(Record):
+    prefix = "v"
+    turn: str
+    value: int = Field(ge=0, le=5)
+    kind: Kind
+    reason: str
+
+
+class Habit(Record):
+    prefix = "h"
+    rule: str
+    quote: str = ""
+    scope: tuple[Language, ...]
+    stage: Stage = "told"
+    evidence: tuple[str, ...] = ()  # turns
+    kept: int = 0  # conversations in which the rule stood and was not objected to
+    reason: str = ""
+
+
+class Draft(Record):
+    """A proposal in the making; only ``schedule_lora_update`` turns it into one."""
+
+    prefix = "d"
+    habit: str
+    rationale: str
+    prompts: tuple[str, ...] = ()  # invented
+
+
+class Proposal(Record):
+    prefix = "p"
+    kind: Purpose
+    status: Status = "waiting"
+    habit: str
+    rule: str
+    quote: str = ""
+    scope: tuple[Language, ...]
+    method: Method | Literal["none"] = "distill"
+    examples: tuple[Example, ...] = ()
+    evidence: tuple[str, ...] = ()
+    rationale: str = ""
+    risks: tuple[str, ...] = ()
+    conflicts: tuple[str, ...] = ()
+    preview: tuple[tuple[str, str, str], ...] = ()  # (prompt, now, with the habit)
+    living: tuple[str, ...] = ()  # habits the trained adapter carries, this one included
+    weight: float = 0.0  # for decay: the weight asked for
+    config: dict[str, object] = {}
+    base: str = ""
+    digest: str = ""
+    note: str = ""
+
+
+class Decision(Record):
+    prefix = "k"
+    proposal: str
+    verdict: Literal["approve", "veto", "edit"]
+    digest: str
+    note: str = ""
+
+
+class Run(Record):
+    prefix = "r"
+    proposal: str
+    base: str
+    data: str
+    config: dict[str, object]
+    adapter: str = ""
+    adapter_digest: str = ""
+    curve: tuple[tuple[int, float], ...] = ()
+    seconds: float = 0.0
+    peak_mb: float = 0.0
+    failure: str = ""
+
+
+class Probe(Frozen):
+    """One question of the gate's exam and how it was answered."""
+
+    name: str
+    before: float
+    after: float
+    threshold: float
+    passed: bool
+    count: int = 0
+    detail: str = ""
+
+
+class GateReport(Record):
+    prefix = "g"
+    proposal: str
+    adapter: str
+    passed: bool
+    mask_line_needed: bool = False
+    probes: tuple[Probe, ...] = ()
+    seconds: float = 0.0
+
+
+class Self(Record):
+    """What can speak: base, weighted adapters, mask, sampling, template. Its id is its name."""
+
+    prefix = "self-"
+    base: str
+    parts: tuple[Part, ...] = ()
+    mask: Mask = Mask()
+    sampling: dict[str, object] = {}
+    template: str = ""
+    cause: str = ""  # what made it: a proposal, the person's hand, settings
+
+
+class Speaking(Record):
+    """Which self speaks from here on."""
+
+    prefix = "s"
+    self_name: str
+    cause: str
+
+
+class Memory(Record):
+    """A fact the model chose to remember."""
+
+    prefix = "m"
+    text: str
+    turn: str = ""
+
+
+class Abstention(Record):
+    """The model chose to learn nothing, and said why."""
+
+    prefix = "a"
+    phase: Literal["judge", "propose", "write", "schedule", "decay"]
+    reason: str
+    turns: tuple[str, ...] = ()
+
+
+class Diary(Record):
+    prefix = "e"
+    entry: str
+    judged: int
+    proposals: tuple[str, ...] = ()
+
+
+class Event(Record):
+    """Something that happened to the runtime and is worth keeping: a failure, a repair."""
+
+    prefix = "x"
+    what: str
+    about: str = ""
