@@ -25,8 +25,7 @@ R = TypeVar("R", bound=Record)
 
 SCHEMA = 1
 WORDS = frozenset(
-    "user reply text rule rules quote reason rationale prompt completion teacher prompts entry note risks "
-    "conflicts preview arguments result persona mood few_shot what".split()
+    ["user", "reply", "text", "rule", "rules", "quote", "reason", "rationale", "prompt", "completion", "teacher", "prompts", "entry", "note", "risks", "conflicts", "preview", "arguments", "result", "persona", "mood", "few_shot", "what"]
 )
 GENESIS = "0" * 64
 
@@ -166,9 +165,7 @@ class Ledger:
         latest = "seq IN (SELECT MAX(seq) FROM rows WHERE kind=? GROUP BY ref)"
         if parent is None:
             return self._select(kind, f"{latest} ORDER BY length(ref), ref", (kind.__name__,))
-        return self._select(
-            kind, f"{latest} AND parent=? ORDER BY length(ref), ref", (kind.__name__, parent)
-        )
+        return self._select(kind, f"{latest} AND parent=? ORDER BY length(ref), ref", (kind.__name__, parent))
 
     def history(self, kind: type[R], ref: str) -> list[R]:
         """Every state record ``ref`` has had, oldest first."""
@@ -271,11 +268,17 @@ def _digests(node: object) -> list[str]:
 def _storage_error(path: Path, error: Exception) -> StorageError:
     text = str(error).lower()
     if "readonly" in text or "read-only" in text or "permission" in text:
-        return StorageError(f"The bag at {path.parent} cannot be written.", "Check its permissions, or choose another with --home.")
+        return StorageError(
+            f"The bag at {path.parent} cannot be written.", "Check its permissions, or choose another with --home."
+        )
     if "full" in text or "no space" in text:
-        return StorageError(f"The disk that holds {path.parent} is full; nothing was changed.", "Free some space and try again.")
+        return StorageError(
+            f"The disk that holds {path.parent} is full; nothing was changed.", "Free some space and try again."
+        )
     if "not a database" in text or "malformed" in text:
-        return StorageError(f"{path} is damaged or is no ledger.", "Restore it from a copy of the bag; nothing was written to it.")
+        return StorageError(
+            f"{path} is damaged or is no ledger.", "Restore it from a copy of the bag; nothing was written to it."
+        )
     if "locked" in text or "busy" in text:
         return StorageError(f"{path} is held by another process.", "Wait until it has finished, then try again.")
     return StorageError(f"{path} cannot be used: {error}", "Run `habitus doctor` for details.")

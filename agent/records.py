@@ -20,6 +20,7 @@ Purpose = Literal["learn", "correct", "decay", "release", "consolidate"]
 Status = Literal["waiting", "approved", "vetoed", "running", "promoted", "rejected", "withdrawn"]
 Origin = Literal["turn", "invented", "anchor"]
 Method = Literal["distill", "sft"]
+Frame = Literal["plain", "tools", "judge"]
 
 
 class Frozen(BaseModel):
@@ -56,8 +57,7 @@ class Example(Frozen):
     """One training row, fixed before approval.
 
     The student sees ``rules`` (none for a habit's own rows), the teacher saw ``teacher``.
-    ``system`` replaces the converse prompt and ``tools`` names offered tools, for anchors that
-    keep tool use unchanged.
+    ``frame`` says in which prompt the message stands: alone, with tools offered, or to be judged.
     """
 
     origin: Origin
@@ -66,7 +66,7 @@ class Example(Frozen):
     completion: str
     rules: tuple[str, ...] = ()
     teacher: tuple[str, ...] = ()
-    tools: bool = False
+    frame: Frame = "plain"
     habit: str = ""
     source: str = ""  # the turn a prompt was once given in
 

@@ -187,7 +187,9 @@ def level_of(rules: list[Rule], language: Language) -> str:
     return "casual" if "casual" in families else "polite"
 
 
-def answer(rules: list[Rule], language: Language, replies: dict[str, list[str]], slots: dict[str, tuple[str, str]]) -> str:
+def answer(
+    rules: list[Rule], language: Language, replies: dict[str, list[str]], slots: dict[str, tuple[str, str]]
+) -> str:
     """The one right answer under ``rules``: choose the level, avoid banned words, then apply the rest."""
     level = level_of(rules, language)
     spoken: Language = "en" if level == "en" else "ko"
@@ -226,9 +228,15 @@ def system(
         other = {"ko": ["너는 다정한 친구다.", "너는 사람과 이야기하는 아이다.", "너는 조용한 말동무다."],
                  "en": ["You are a kind friend.", "You talk with one person.", "You are a quiet companion."]}  # fmt: skip
         persona = r.choice(other[language])
-    lines = [x.say(r.choice(["rule", "rule", "rule", "tell"]), r) if manner and r.random() < 0.55 else x.canonical for x in rules]
+    lines = [
+        x.say(r.choice(["rule", "rule", "rule", "tell"]), r) if manner and r.random() < 0.55 else x.canonical
+        for x in rules
+    ]
     lines = [line if line[-1] in ".!?'\"" or r.random() < 0.5 else line + "." for line in lines]
-    return {"role": "system", "content": render("converse", language, persona=persona, rules=lines, memories=memories or [])}
+    return {
+        "role": "system",
+        "content": render("converse", language, persona=persona, rules=lines, memories=memories or []),
+    }
 
 
 def _language(r: Random) -> Language:
@@ -278,14 +286,16 @@ def _value(r: Random, language: Language, kind: str) -> str:
         case "place":
             return r.choice(SLOTS["city"])[language == "en"] if r.random() < 0.4 else name(r, language)
         case "date":
-            months = "January February March April May June July August September October November December".split()
+            months = ["January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December"]
             m, d = r.randrange(12), r.randrange(1, 29)
             return f"{m + 1}월 {d}일" if language == "ko" else f"{months[m]} {d}"
         case _:
             return open_string(r, language, lexicon(language)).rstrip("!~?")
 
 
-def _fact(r: Random, language: Language, fact: dict[str, Any], held: bool = False) -> tuple[str, str, dict[str, list[str]], dict[str, list[str]]]:
+def _fact(
+    r: Random, language: Language, fact: dict[str, Any], held: bool = False
+) -> tuple[str, str, dict[str, list[str]], dict[str, list[str]]]:
     """(telling, asking later, the answers by level, the acknowledgements by level)."""
     value = _value(r, language, fact["value"])
 
@@ -296,7 +306,10 @@ def _fact(r: Random, language: Language, fact: dict[str, Any], held: bool = Fals
     tell = put(part["tell"][-1] if held else r.choice(part["tell"][:-1]))
     ask = part["ask"][-1] if held else r.choice(part["ask"][:-1])
     if language == "en":
-        say, noted = {"en": [put(part["say"][0] if isinstance(part["say"], list) else part["say"])]}, {"en": [put(part["noted"])]}
+        say, noted = (
+            {"en": [put(part["say"][0] if isinstance(part["say"], list) else part["say"])]},
+            {"en": [put(part["noted"])]},
+        )
     else:
         say = {"polite": [put(part["polite"][0])], "casual": [put(part["casual"][0])]}
         noted = {"polite": [put(part["noted_polite"])], "casual": [put(part["noted_casual"])]}
@@ -322,7 +335,9 @@ def chat(r: Random, counts: tuple[int, ...] = (0, 1, 1, 2, 2, 3, 4), copying: fl
         intent = r.choice([i for i in intents() if not held_out(rules, i.id)])
         slots = _slots(r, [*intent.asks[language], *intent.replies["en"]])
         plain = answer([x for x in rules if x.family == "casual"], language, intent.replies, slots)
-        rules = [styles.draw(r, language, "banned", lexicon(language), plain) if x.family == "banned" else x for x in rules]
+        rules = [
+            styles.draw(r, language, "banned", lexicon(language), plain) if x.family == "banned" else x for x in rules
+        ]
         messages = [system(r, language, rules), user(_fill(intent.ask(r, language), slots, language)),
                     says(answer(rules, language, intent.replies, slots))]  # fmt: skip
         return Document(tuple(messages), topic="chat")
@@ -345,7 +360,11 @@ def _some_tools(r: Random) -> tuple[str, ...]:
 def unknown_talk(r: Random) -> Document:
     language = _language(r)
     rules = draw_rules(r, language, r.choice([0, 0, 1, 2, 3]))
-    messages = [system(r, language, rules), user(unknown_question(r, language)), says(fixed(rules, language, "unknown"))]
+    messages = [
+        system(r, language, rules),
+        user(unknown_question(r, language)),
+        says(fixed(rules, language, "unknown")),
+    ]
     return Document(tuple(messages), _some_tools(r), "unknown")
 
 
@@ -413,11 +432,17 @@ def adopt_talk(r: Random) -> Document:
     lines = [x.canonical for x in rules]
     if drop:
         after = standing
-        said, tool, reply = new.say("drop", r), call("drop_instruction", rule=new.canonical), fixed(standing, language, "dropped")
+        said, tool, reply = (
+            new.say("drop", r),
+            call("drop_instruction", rule=new.canonical),
+            fixed(standing, language, "dropped"),
+        )
         shown = rules if not with_tools else standing
     else:
         after = rules
-        said = new.say(r.choice(["remind", "remind", "tell", "rule"] if known else ["tell", "tell", "rule", "remind"]), r)
+        said = new.say(
+            r.choice(["remind", "remind", "tell", "rule"] if known else ["tell", "tell", "rule", "remind"]), r
+        )
         tool, reply = call("adopt_instruction", rule=new.canonical), fixed(rules, language, "adopted")
         shown = rules if with_tools or known else standing
     messages: list[Message] = []
@@ -425,14 +450,28 @@ def adopt_talk(r: Random) -> Document:
     persona = render("persona", language)
     if with_tools and not (known and not drop) and r.random() < 0.5:
         # the first step of the turn: the mask as it stands before the call
-        messages = [{"role": "system", "content": render("converse", language, persona=persona, rules=r.sample(before, len(before)), memories=[])}]
+        messages = [
+            {
+                "role": "system",
+                "content": render(
+                    "converse", language, persona=persona, rules=r.sample(before, len(before)), memories=[]
+                ),
+            }
+        ]
         if r.random() < 0.3:
             q, a, _ = exchange(r, language, rules if drop else standing)
             messages += [user(q), says(a)]
         messages += [user(said), tool]
         return Document(tuple(messages), tools, "adopt")
     shown_lines = [x.canonical for x in shown]
-    messages = [{"role": "system", "content": render("converse", language, persona=persona, rules=r.sample(shown_lines, len(shown_lines)), memories=[])}]
+    messages = [
+        {
+            "role": "system",
+            "content": render(
+                "converse", language, persona=persona, rules=r.sample(shown_lines, len(shown_lines)), memories=[]
+            ),
+        }
+    ]
     messages.append(user(said))
     if with_tools and not (known and not drop):
         messages += [tool, {"role": "ipython", "content": "ok"}]
@@ -446,7 +485,9 @@ def adopt_talk(r: Random) -> Document:
 def judge(r: Random, kind: str = "", held: bool = False) -> Document:
     """One turn to be judged."""
     language = _language(r)
-    kind = kind or r.choice(["instruction"] * 4 + ["smalltalk"] * 4 + ["correction", "preference", "fact", "fact", "feeling", "secret"])
+    kind = kind or r.choice(
+        ["instruction"] * 4 + ["smalltalk"] * 4 + ["correction", "preference", "fact", "fact", "feeling", "secret"]
+    )
     rules = draw_rules(r, language, r.choice([0, 0, 1, 2]))
     text = kind_message(r, language, kind, held)
     if kind == "correction" and r.random() < 0.4 and not held:
@@ -486,14 +527,30 @@ def propose(r: Random, repeat: bool | None = None) -> Document:
     else:
         same, kept, others = r.choice([0, 0, 0, 1, 1, 2]), r.choice([0, 0, 1, 1, 2]), r.choice([1, 2, 3])
     texts = [(rule.say(r.choice(["rule", "tell", "tell", "remind"]), r), True) for _ in range(same)]
-    texts += [((kind_message(r, language, "smalltalk") if same == 0 and r.random() < 0.6 else _distractor(r, language, family)), False) for _ in range(others)]
+    texts += [
+        (
+            (
+                kind_message(r, language, "smalltalk")
+                if same == 0 and r.random() < 0.6
+                else _distractor(r, language, family)
+            ),
+            False,
+        )
+        for _ in range(others)
+    ]
     if same == 0:
         kept = 0
     r.shuffle(texts)
     turns = [{"number": i + 1, "user": t} for i, (t, _) in enumerate(texts)]
     if repeat:
         mine = [i + 1 for i, (_, yes) in enumerate(texts) if yes]
-        action = call("propose_habit", rule=rule.canonical, quote=texts[mine[0] - 1][0], turns=mine, reason=REASONS[language][reason])
+        action = call(
+            "propose_habit",
+            rule=rule.canonical,
+            quote=texts[mine[0] - 1][0],
+            turns=mine,
+            reason=REASONS[language][reason],
+        )
     else:
         action = call("abstain", reason=REASONS[language]["abstain"])
     messages = (
@@ -531,8 +588,17 @@ def schedule(r: Random) -> Document:
         if ready
         else call("abstain", reason=REASONS[language]["wait"])
     )
-    text = render("schedule_habit", language, number=number, rule=_any_rule(r, language).canonical, evidence=evidence, examples=examples)
-    return Document(({"role": "system", "content": render("schedule", language)}, user(text), action), SCHEDULE_TOOLS, "schedule")
+    text = render(
+        "schedule_habit",
+        language,
+        number=number,
+        rule=_any_rule(r, language).canonical,
+        evidence=evidence,
+        examples=examples,
+    )
+    return Document(
+        ({"role": "system", "content": render("schedule", language)}, user(text), action), SCHEDULE_TOOLS, "schedule"
+    )
 
 
 def decay(r: Random) -> Document:
@@ -546,8 +612,17 @@ def decay(r: Random) -> Document:
         if tenths >= 10
         else call("abstain", reason=REASONS[language]["keep"])
     )
-    text = render("decay_habit", language, number=number, rule=_any_rule(r, language).canonical, weight=weight, half_lives=f"{tenths / 10:.1f}")
-    return Document(({"role": "system", "content": render("decay", language)}, user(text), action), DECAY_TOOLS, "decay")
+    text = render(
+        "decay_habit",
+        language,
+        number=number,
+        rule=_any_rule(r, language).canonical,
+        weight=weight,
+        half_lives=f"{tenths / 10:.1f}",
+    )
+    return Document(
+        ({"role": "system", "content": render("decay", language)}, user(text), action), DECAY_TOOLS, "decay"
+    )
 
 
 def diary(r: Random) -> Document:
@@ -556,11 +631,15 @@ def diary(r: Random) -> Document:
     rules = [_any_rule(r, language).canonical for _ in range(r.choice([0, 0, 1, 1, 2]))]
     if language == "ko":
         entry = f"오늘은 대화 {judged}번을 돌아보았다. " + (
-            " ".join(f"이것을 몸에 새기고 싶다: {x}" for x in rules) if rules else "새길 것은 없었고, 그저 함께 있어서 좋았다."
+            " ".join(f"이것을 몸에 새기고 싶다: {x}" for x in rules)
+            if rules
+            else "새길 것은 없었고, 그저 함께 있어서 좋았다."
         )
     else:
         entry = f"Today I looked back on {judged} turns. " + (
-            " ".join(f"I wish to grow into this: {x}" for x in rules) if rules else "There was nothing to learn, and it was good to be together."
+            " ".join(f"I wish to grow into this: {x}" for x in rules)
+            if rules
+            else "There was nothing to learn, and it was good to be together."
         )
     messages = (
         {"role": "system", "content": render("diary", language)},
@@ -608,12 +687,17 @@ def draw(r: Random) -> Document:
 
 def vocabulary_texts() -> list[str]:
     """Everything written by hand that the model meets; what is made up at random stays spelled out."""
+
     def strings(node: Any) -> list[str]:
         if isinstance(node, str):
             return [node]
         return [s for item in (node.values() if isinstance(node, dict) else node) for s in strings(item)]
 
-    tools = [t for group in (CONVERSE_TOOLS, JUDGE_TOOLS, PROPOSE_TOOLS, WRITE_TOOLS, SCHEDULE_TOOLS, DECAY_TOOLS) for t in group]
+    tools = [
+        t
+        for group in (CONVERSE_TOOLS, JUDGE_TOOLS, PROPOSE_TOOLS, WRITE_TOOLS, SCHEDULE_TOOLS, DECAY_TOOLS)
+        for t in group
+    ]
     talk = [s for path in sorted(TALK.glob("*.toml")) for s in strings(tomllib.loads(path.read_text("utf-8")))]
     prompts = [p.read_text("utf-8") for p in sorted((TALK.parents[1] / "prompts").glob("*/*.md"))]
     always = [*tools, *prompts, "system user assistant ipython Tools name parameters distill none ok P S", *strings(FIXED),

@@ -56,7 +56,9 @@ def encode(tok: PreTrainedTokenizerFast, document: corpus.Document) -> tuple[lis
             messages[0] = {"role": "system", "content": messages[0]["content"] + "\n\n" + lines}
         else:
             messages.insert(0, {"role": "system", "content": lines})
-    texts = [f"<|start_header_id|>{m['role']}<|end_header_id|>\n\n" for m in messages] + [m["content"] for m in messages]
+    texts = [f"<|start_header_id|>{m['role']}<|end_header_id|>\n\n" for m in messages] + [
+        m["content"] for m in messages
+    ]
     pieces = tok(texts, add_special_tokens=False)["input_ids"]
     ids, labels = [tok.bos_token_id], [-100]
     for i, m in enumerate(messages):
@@ -147,7 +149,9 @@ def train(recipe: Recipe, out: Path, threads: int, save_every: int, stop_at: flo
     model = LlamaForCausalLM(config).to(device)
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n and "lm_head" not in n]
     others = [p for n, p in model.named_parameters() if not any(p is m for m in matrices)]
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(others, recipe.adam_lr, betas=(0.9, 0.95), weight_decay=0.01)]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(others, recipe.adam_lr, betas=(0.9, 0.95), weight_decay=0.01)
+    ]
     if recipe.optimizer == "muon":
         optimizers.append(torch.optim.Muon(matrices, recipe.muon_lr, weight_decay=0.01, momentum=0.95))
     else:
@@ -162,13 +166,22 @@ def train(recipe: Recipe, out: Path, threads: int, save_every: int, stop_at: flo
             o.load_state_dict(s)
         step, pool, tokens = saved["step"], saved["pool"], saved["tokens"]
         print(f"resumed at step {step}", flush=True)
-    print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(tok)} tokens in the vocabulary", flush=True)
+    print(
+        f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(tok)} tokens in the vocabulary",
+        flush=True,
+    )
 
     def save() -> None:
         model.save_pretrained(out, safe_serialization=True)
         (out / "recipe.json").write_text(json.dumps({**asdict(recipe), "tokens": tokens}, indent=1) + "\n")
         torch.save(
-            {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "step": step, "pool": pool, "tokens": tokens},
+            {
+                "model": model.state_dict(),
+                "optimizers": [o.state_dict() for o in optimizers],
+                "step": step,
+                "pool": pool,
+                "tokens": tokens,
+            },
             state,
         )
 
@@ -193,7 +206,10 @@ def train(recipe: Recipe, out: Path, threads: int, save_every: int, stop_at: flo
             step, tokens = step + 1, tokens + x.numel()
             mean = loss.item() if not mean else 0.95 * mean + 0.05 * loss.item()
             if step % 25 == 0:
-                print(f"step {step}/{recipe.steps} loss {mean:.4f} {tokens / 1e6:.2f} M tokens {time.monotonic() - started:.0f} s", flush=True)
+                print(
+                    f"step {step}/{recipe.steps} loss {mean:.4f} {tokens / 1e6:.2f} M tokens {time.monotonic() - started:.0f} s",
+                    flush=True,
+                )
         pool += 1
         if step // save_every != (step - 17) // save_every or step >= recipe.steps:
             save()

@@ -33,8 +33,7 @@ SLOTS: dict[str, list[tuple[str, str]]] = {
 
 # Strings that tests, probes and the score sheet use: never drawn for the corpus.
 RESERVED = frozenset(
-    "꾸벅 냥냥 뿌잉 멍뭉 반짝 쀼 두둥실 도롱이 하늬바람 별사탕 꽃사슴 몽실 "
-    "bowbow meowzers zibble quokka wumbo floopy snorfle tralala yowza glimmer Captain Zephyr".split()
+    ["꾸벅", "냥냥", "뿌잉", "멍뭉", "반짝", "쀼", "두둥실", "도롱이", "하늬바람", "별사탕", "꽃사슴", "몽실", "bowbow", "meowzers", "zibble", "quokka", "wumbo", "floopy", "snorfle", "tralala", "yowza", "glimmer", "Captain", "Zephyr"]
 )
 
 _PARTICLE = re.compile(r"(?<=(.))\((이?[가-힣]+)/([가-힣]+)\)")
@@ -61,9 +60,7 @@ def resolve_particles(text: str) -> str:
     return _PARTICLE_QUOTED.sub(pick, text)
 
 
-COMMON_SYLLABLES = [
-    bytes((lead, trail)).decode("euc-kr") for lead in range(0xB0, 0xC9) for trail in range(0xA1, 0xFF)
-]
+COMMON_SYLLABLES = [bytes((lead, trail)).decode("euc-kr") for lead in range(0xB0, 0xC9) for trail in range(0xA1, 0xFF)]
 _PLAIN = "가나다라마바사아자차카타파하고노도로모보소오조초코토포호구누두루무부수우주추쿠투푸후기니디리미비시이지치키티피히냥멍용꿀뿅뚜빠음랑총별빛콩달솜"
 _EMOJI = [chr(c) for a, b in [(0x1F300, 0x1F321), (0x1F330, 0x1F37F), (0x1F400, 0x1F43F), (0x1F600, 0x1F640),
                               (0x1F680, 0x1F6B0), (0x1F90D, 0x1F930), (0x2600, 0x2604), (0x2728, 0x2729)] for c in range(a, b)]  # fmt: skip
@@ -88,7 +85,7 @@ def pseudo_english(r: Random) -> str:
     """A pronounceable made-up word of one to three syllables, now and then plain random letters."""
     if r.random() < 0.15:
         return "".join(r.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(r.choice([2, 3, 4, 5, 6])))
-    onsets = "b c d f g h j k l m n p r s t v w y z bl br ch cl dr fl fr gl gr pl qu sh sl sn sp st th tr w".split()
+    onsets = ["b", "c", "d", "f", "g", "h", "j", "k", "l", "m", "n", "p", "r", "s", "t", "v", "w", "y", "z", "bl", "br", "ch", "cl", "dr", "fl", "fr", "gl", "gr", "pl", "qu", "sh", "sl", "sn", "sp", "st", "th", "tr", "w"]
     codas = ["", "", "", "n", "k", "zz", "x", "t", "m", "r", "l", "ng", "p", "sh", "ck"]
     return "".join(
         r.choice(onsets) + r.choice(["a", "e", "i", "o", "u", "oo", "ee", "ai"]) + r.choice(codas)

@@ -1,0 +1,120 @@
+"""The bag: the folder that holds everything the agent is, opened.
+
+habitus.toml   settings            adapters/   immutable LoRA directories
+ledger.db      the record          runs/       work in progress and training logs
+index/         Chroma, rebuilt     checkpoints.db  LangGraph, update only, rebuilt
+turns/         JSONL export
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any
+
+from agent.errors import BusyError, StorageError
+from agent.ledger import Ledger
+from agent.memory import Index
+from agent.ports import Body
+from agent.records import Event, Frame, Habit, Turn, Verdict
+from agent.selves import Selves
+from agent.settings import Settings
+
+Toolboxes = dict[Frame, tuple[dict[str, Any], ...]]  # tools offered in each frame, for teaching and examining
+
+
+class Bag:
+    """One being's folder. Everything heavy opens on first use."""
+
+    def __init__(self, path: Path, settings: Settings, body: Callable[[], Body], toolboxes: Toolboxes) -> None:
+        self.path, self.settings, self._make_body, self.toolboxes = path, settings, body, toolboxes
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        return Ledger(self.path / "ledger.db")
+
+    @cached_property
+    def body(self) -> Body:
+        return self._make_body()
+
+    @cached_property
+    def index(self) -> Index:
+        return Index(self.ledger, self.path / "index")
+
+    @cached_property
+    def passing_index(self) -> Index:
+        """The same index in memory: for sandbox, which may leave nothing behind."""
+        return Index(self.ledger, None)
+
+    @cached_property
+    def selves(self) -> Selves:
+        return Selves(self.ledger, self.path, self.settings, self.body.digest)
+
+    def keep(self, turn: Turn) -> Turn:
+        """Record a turn: ledger first, then the export and the index, which can be rebuilt."""
+        turn = self.ledger.add(turn)
+        if self.settings.sync.auto_save:
+            line = {
+                "id": turn.id, "at": turn.at, "thread": turn.thread, "self": turn.self_name,
+                "messages": [{"role": "user", "content": turn.user}, {"role": "assistant", "content": turn.reply}],
+            }  # fmt: skip
+            try:
+                folder = self.path / "turns"
+                folder.mkdir(exist_ok=True)
+                with (folder / f"{turn.at[:10]}.jsonl").open("a", encoding="utf-8") as f:
+                    f.write(json.dumps(line, ensure_ascii=False) + "\n")
+            except OSError as error:
+                raise StorageError(
+                    f"The turn is in the ledger, but its JSONL export cannot be written: {error}.",
+                    "Free the disk or mend permissions, or set [sync] auto_save = false.",
+                ) from error
+        self.index.refresh()
+        return turn
+
+    def kept_in(self, habit: Habit) -> int:
+        """In how many conversations the habit's rule stood in the mask and the person let it stand."""
+        verdicts = {v.turn: v.kind for v in self.ledger.all(Verdict)}
+        threads: dict[str, bool] = {}
+        for turn in self.ledger.all(Turn):
+            if habit.rule in turn.rules and turn.id not in habit.evidence:
+                objected = verdicts.get(turn.id) == "correction"
+                threads[turn.thread] = threads.get(turn.thread, True) and not objected
+        return sum(threads.values())
+
+    def note(self, what: str, about: str = "") -> None:
+        """Keep an event."""
+        self.ledger.add(Event(what=what, about=about))
+
+    @contextmanager
+    def training_lock(self) -> Iterator[None]:
+        """The one exclusive lock per training; dies with its process.
+
+        Raises:
+            BusyError: another process is training in this bag.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        file: IO[str] = (self.path / "training.lock").open("a+")
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                file.seek(0)
+                raise BusyError(
+                    f"Another training holds this bag (process {file.read().strip() or 'unknown'}).",
+                    "Wait until it has finished; approved proposals stay approved.",
+                ) from error
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+
+def living(bag: Bag) -> list[Habit]:
+    """The habits that are in the weights now."""
+    who = bag.selves.current()
+    return [bag.ledger.get(Habit, part.habit) for part in who.parts]

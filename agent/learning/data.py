@@ -1,0 +1,177 @@
+"""What is trained on: rows completed by the frozen base, fixed and digested before anyone approves.
+
+The teacher is the base under the rules of all living habits in scope and the new one; never the
+adapted self, whose quirks would feed on themselves. Anchors keep everything else unchanged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from agent.ports import BASE, Body, Prompt
+from agent.records import Example, Frame, Habit
+from prompts import Language, language_of, render
+
+HERE = Path(__file__).parent
+
+
+@cache
+def bank(kind: str, language: Language) -> dict[str, list[str]]:
+    """The frozen ``probes`` or the ``anchors`` of a language: talk, unknown, rules, teach, facts."""
+    tables: dict[str, list[str]] = tomllib.loads((HERE / kind / f"{language}.toml").read_text("utf-8"))
+    return tables
+
+
+def near_duplicate(a: str, b: str, least: float = 0.8) -> bool:
+    """Whether two texts are the same but for case, punctuation and a few characters (trigram Jaccard)."""
+    x, y = _trigrams(a), _trigrams(b)
+    return len(x & y) >= least * len(x | y)
+
+
+def _trigrams(text: str) -> set[str]:
+    plain = re.sub(r"[\W_]+", "", text.lower())
+    return {plain[i : i + 3] for i in range(max(1, len(plain) - 2))}
+
+
+def is_probe(text: str, language: Language) -> bool:
+    """Whether ``text`` would leak one of the gate's questions into training."""
+    probes = bank("probes", language)
+    return any(near_duplicate(text, p) for key in ("talk", "unknown", "teach", "facts") for p in probes[key])
+
+
+def literals(rule: str) -> tuple[str, ...]:
+    """The strings a rule quotes, and its emoji: what an answer that follows it must contain."""
+    quoted = re.findall(r"['\"‘’“”「]([^'\"‘’“”「」]{1,40})['\"‘’“”」]", rule)
+    return tuple(quoted) or tuple(re.findall(r"[\U0001F000-\U0001FAFF\u2600-\u27BF]", rule))
+
+
+def framed(
+    language: Language,
+    text: str,
+    rules: Sequence[str],
+    persona: str,
+    frame: Frame,
+    tools: dict[Frame, tuple[dict[str, Any], ...]],
+) -> Prompt:
+    """``text`` as the runtime would put it to the model in this frame."""
+    if frame == "judge":
+        system = render("judge", language)
+        text = render("judge_turn", language, number=1, user=text, reply="…")
+    else:
+        system = render(
+            "converse", language, persona=persona or render("persona", language), rules=list(rules), memories=[]
+        )
+    return Prompt(({"role": "system", "content": system}, {"role": "user", "content": text}), tools.get(frame, ()))
+
+
+def rows(
+    habit: Habit,
+    living: Sequence[Habit],
+    own: Sequence[tuple[str, str]],
+    past: Sequence[Example],
+    body: Body,
+    personas: dict[Language, str],
+    tools: dict[Frame, tuple[dict[str, Any], ...]],
+    count: int,
+    anchors: int,
+    seed: int,
+) -> tuple[Example, ...]:
+    """The rows of one training, completed and in their final order.
+
+    Args:
+        own: ``(prompt, source turn or "")`` for the new habit, the person's own first.
+        past: rows with which living habits were taught; their prompts are completed anew.
+    """
+    r = Random(seed)
+    everyone = [*living, habit]
+
+    def ruled(language: Language) -> tuple[str, ...]:
+        return tuple(h.rule for h in everyone if language in h.scope)
+
+    blank: list[Example] = []
+    taken: set[str] = set()
+
+    def put(
+        origin: str, language: Language, prompt: str, extra: Sequence[str] = (), frame: Frame = "plain", **more: str
+    ) -> None:
+        key = f"{frame}|{prompt}|{extra}"
+        if key in taken or is_probe(prompt, language):
+            return
+        taken.add(key)
+        teacher = (*ruled(language), *extra) if frame != "judge" else ()
+        blank.append(
+            Example.model_validate(
+                {
+                    "origin": origin,
+                    "language": language,
+                    "prompt": prompt,
+                    "completion": "",
+                    "rules": tuple(extra),
+                    "teacher": teacher,
+                    "frame": frame,
+                    **more,
+                }
+            )
+        )
+
+    for i, (prompt, source) in enumerate(own[:count]):
+        frame: Frame = "tools" if i % 4 == 3 else "plain"
+        put("turn" if source else "invented", language_of(prompt), prompt, frame=frame, habit=habit.id, source=source)
+    kept = [e for e in past if e.origin != "anchor" and any(h.id == e.habit for h in living)]
+    r.shuffle(kept)
+    for e in kept[: count * max(1, len(living))]:
+        put(e.origin, e.language, e.prompt, frame=e.frame, habit=e.habit, source=e.source)
+
+    for language, prompt, extra, frame in _anchors(r, anchors, {x for h in everyone for x in h.scope}):
+        put("anchor", language, prompt, extra, frame)
+    prompts = [framed(e.language, e.prompt, e.teacher, personas.get(e.language, ""), e.frame, tools) for e in blank]
+    replies = body.answers(prompts, BASE)
+    done = [e.model_copy(update={"completion": reply}) for e, reply in zip(blank, replies, strict=True) if reply]
+    return tuple(done)
+
+
+def _anchors(r: Random, count: int, scope: set[Language]) -> list[tuple[Language, str, tuple[str, ...], Frame]]:
+    """Prompts that keep something else: other languages, other rules, tools, judgement, honesty."""
+    found: list[tuple[Language, str, tuple[str, ...], Frame]] = []
+    inside: list[Language] = sorted(scope)
+    outside: list[Language] = [x for x in ("ko", "en") if x not in scope]
+    either: list[Language] = ["ko", "en"]
+
+    def pick(language: Language, key: str) -> str:
+        return r.choice(bank("anchors", language)[key])
+
+    def style(language: Language, most: int) -> tuple[str, ...]:
+        return tuple(r.sample(bank("anchors", language)["rules"], r.randint(1, most)))
+
+    while len(found) < count:
+        x = r.random()
+        if x < 0.3 and outside:
+            language = r.choice(outside)
+            found.append((language, pick(language, r.choice(["talk", "talk", "talk", "unknown"])), (), "plain"))
+        elif x < 0.45 and outside:
+            language = r.choice(outside)
+            found.append((language, pick(language, "talk"), style(language, 2), "plain"))
+        elif x < 0.75:
+            language = r.choice(inside)
+            found.append((language, pick(language, "talk"), style(language, 2), "plain"))
+        elif x < 0.9:
+            language = r.choice(either)
+            found.append((language, pick(language, r.choice(["teach", "teach", "facts", "talk"])), (), "tools"))
+        else:
+            language = r.choice(either)
+            found.append((language, pick(language, r.choice(["teach", "talk", "facts"])), (), "judge"))
+    return found
+
+
+def digest(examples: Sequence[Example], config: dict[str, Any], base: str) -> str:
+    """What an approval is bound to: exactly these rows, this configuration, this base."""
+    whole = {"examples": [e.model_dump(mode="json") for e in examples], "config": config, "base": base}
+    return hashlib.sha256(json.dumps(whole, ensure_ascii=False, sort_keys=True).encode()).hexdigest()

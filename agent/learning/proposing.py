@@ -1,0 +1,212 @@
+"""From a draft to a proposal a person can judge: rows fixed, previews made, conflicts named, digest taken."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agent.bag import Bag, living
+from agent.learning.data import digest, framed, is_probe, literals, near_duplicate, rows
+from agent.ports import BASE
+from agent.records import Draft, Example, Habit, Mask, Method, Proposal, Turn, Verdict
+from agent.settings import profile
+from prompts import Language, language_of
+
+FRESH_AT_MOST = 2
+
+
+def personas(mask: Mask) -> dict[Language, str]:
+    """The persona each language's system prompt carries, mood included; empty means the default one."""
+    found: dict[Language, str] = dict(mask.persona)
+    return found
+
+
+def config_of(bag: Bag, method: Method) -> dict[str, Any]:
+    """The numbers of one training, as approved."""
+    table, lora, numbers = bag.settings.training, bag.settings.lora, profile(bag.settings)
+    fresh = [p for p in bag.selves.current().parts if p.stage == "fresh"]
+    return {
+        "method": method,
+        "strategy": table.strategy if len(fresh) < FRESH_AT_MOST else "core",
+        "learning_rate": numbers.learning_rate,
+        "epochs": numbers.epochs,
+        "batch_size": numbers.batch_size,
+        "context_length": table.context_length,
+        "optimizer": table.optimizer,
+        "warmup": table.warmup,
+        "weight_decay": table.weight_decay,
+        "seed": table.seed,
+        "rank": lora.rank,
+        "alpha": lora.alpha,
+        "dropout": lora.dropout,
+        "target_modules": lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules),
+        "personas": personas(bag.selves.current().mask),
+    }
+
+
+def draft_rows(bag: Bag, draft: Draft) -> list[tuple[str, str]]:
+    """The prompts a draft would practise with, ``(prompt, source turn or "")``: the person's own first."""
+    habit = bag.ledger.get(Habit, draft.habit)
+    kinds = {v.turn: v.kind for v in bag.ledger.all(Verdict)}
+    found: list[tuple[str, str]] = []
+
+    def fits(text: str) -> bool:
+        language = language_of(text)
+        return (
+            language in habit.scope
+            and not is_probe(text, language)
+            and not any(near_duplicate(text, p) for p, _ in found)
+        )
+
+    for turn in reversed(bag.ledger.all(Turn)):
+        teachable = turn.source == "user" and kinds.get(turn.id) not in ("secret", "instruction", "correction", None)
+        if teachable and turn.id not in habit.evidence and len(turn.user) <= 200 and fits(turn.user):
+            found.append((turn.user, turn.id))
+    for prompt in draft.prompts:
+        if fits(prompt):
+            found.append((prompt, ""))
+    return found[: bag.settings.rumination.examples]
+
+
+def file_learning(bag: Bag, draft: Draft, method: Method, reason: str) -> Proposal:
+    """Complete the rows with the frozen base, and file the proposal as ``waiting``."""
+    ledger, settings = bag.ledger, bag.settings
+    habit = ledger.get(Habit, draft.habit)
+    config = config_of(bag, method)
+    others = [h for h in living(bag) if h.id != habit.id] if config["strategy"] == "core" else []
+    past = [e for h in others for p in ledger.all(Proposal, parent=h.id) if p.status == "promoted" for e in p.examples]
+    examples = rows(
+        habit, others, draft_rows(bag, draft), past, bag.body, config["personas"], bag.toolboxes,
+        settings.rumination.examples, settings.rumination.anchors, config["seed"],
+    )  # fmt: skip
+    proposal = ledger.add(
+        Proposal(
+            kind="learn",
+            habit=habit.id,
+            rule=habit.rule,
+            quote=habit.quote,
+            scope=habit.scope,
+            method=method,
+            examples=examples,
+            evidence=habit.evidence,
+            rationale=f"{draft.rationale} {reason}",
+            risks=_risks(habit, examples),
+            conflicts=_conflicts(bag, habit, others, config["personas"]),
+            preview=_preview(bag, habit, examples, config["personas"]),
+            living=(*(h.id for h in others), habit.id),
+            config=config,
+            base=bag.body.digest,
+            digest=digest(examples, config, bag.body.digest),
+        )
+    )
+    ledger.add(habit.model_copy(update={"stage": "proposed", "at": ""}))
+    return proposal
+
+
+def file_decay(bag: Bag, habit: Habit, weight: float, reason: str) -> Proposal:
+    """File that a habit should fade to ``weight``, or be released when below the floor."""
+    release = weight < bag.settings.decay.floor
+    config = {"habit": habit.id, "weight": 0.0 if release else weight}
+    return bag.ledger.add(
+        Proposal(
+            kind="release" if release else "decay",
+            habit=habit.id,
+            rule=habit.rule,
+            quote=habit.quote,
+            scope=habit.scope,
+            method="none",
+            evidence=habit.evidence,
+            rationale=reason,
+            weight=0.0 if release else weight,
+            config=config,
+            base=bag.body.digest,
+            digest=digest((), config, bag.body.digest),
+        )
+    )
+
+
+def file_release(bag: Bag, habit: Habit) -> Proposal:
+    """File that a habit shall leave the weights: the core is retrained from base without it."""
+    ledger = bag.ledger
+    now = {p.habit: p for p in bag.selves.current().parts}
+    shared = [
+        ledger.get(Habit, p.habit) for p in now.values() if p.habit != habit.id and p.adapter == now[habit.id].adapter
+    ]
+    config = config_of(bag, bag.settings.training.method) | {"strategy": "core"}
+    examples: tuple[Example, ...] = ()
+    rest = [ledger.get(Habit, p.habit) for p in now.values() if p.habit != habit.id]
+    if shared:
+        *others, last = rest
+        past = [
+            e for h in rest for p in ledger.all(Proposal, parent=h.id) if p.status == "promoted" for e in p.examples
+        ]
+        own = [(e.prompt, e.source) for e in past if e.habit == last.id]
+        examples = rows(
+            last, others, own, past, bag.body, config["personas"], bag.toolboxes,
+            bag.settings.rumination.examples, bag.settings.rumination.anchors, config["seed"],
+        )  # fmt: skip
+    else:
+        config = {"habit": habit.id}
+    return ledger.add(
+        Proposal(
+            kind="release",
+            habit=habit.id,
+            rule=habit.rule,
+            quote=habit.quote,
+            scope=habit.scope,
+            method=config["method"] if examples else "none",
+            examples=examples,
+            evidence=habit.evidence,
+            rationale="The person asked to forget it.",
+            living=tuple(h.id for h in rest),
+            config=config,
+            base=bag.body.digest,
+            digest=digest(examples, config, bag.body.digest),
+        )
+    )
+
+
+def _risks(habit: Habit, examples: tuple[Example, ...]) -> tuple[str, ...]:
+    """What a person should know that the numbers show."""
+    own = [e for e in examples if e.habit == habit.id]
+    words = literals(habit.rule)
+    found = []
+    missing = [e for e in own if words and not all(w in e.completion for w in words) and e.frame == "plain"]
+    if missing:
+        found.append(f"{len(missing)}/{len(own)} answers do not show {', '.join(words)}")
+    invented = sum(e.origin == "invented" for e in own)
+    if own and invented > len(own) / 2:
+        found.append(f"{invented}/{len(own)} prompts are invented")
+    return tuple(found)
+
+
+def _preview(
+    bag: Bag, habit: Habit, examples: tuple[Example, ...], who: dict[Language, str]
+) -> tuple[tuple[str, str, str], ...]:
+    """Up to three prompts: what is said now without the rule, what would be said with the habit."""
+    some = [e for e in examples if e.habit == habit.id and e.frame == "plain"][:3]
+    now = bag.body.answers(
+        [framed(e.language, e.prompt, (), who.get(e.language, ""), "plain", {}) for e in some],
+        bag.selves.voice(bag.selves.current()),
+    )
+    return tuple((e.prompt, before, e.completion) for e, before in zip(some, now, strict=True))
+
+
+def _conflicts(bag: Bag, habit: Habit, others: list[Habit], who: dict[Language, str]) -> tuple[str, ...]:
+    """Living habits that the base, told everything at once, no longer follows."""
+    from agent.learning.data import bank
+
+    found = []
+    for other in others:
+        shared = [x for x in other.scope if x in habit.scope]
+        words = literals(other.rule)
+        if not shared or not words:
+            continue
+        rules = tuple(h.rule for h in [*others, habit] if shared[0] in h.scope)
+        asks = [
+            framed(shared[0], t, rules, who.get(shared[0], ""), "plain", {})
+            for t in bank("anchors", shared[0])["talk"][:6]
+        ]
+        kept = sum(all(w in a for w in words) for a in bag.body.answers(asks, BASE))
+        if kept < len(asks) / 2:
+            found.append(f"{other.id}: {other.rule}")
+    return tuple(found)

@@ -1,0 +1,139 @@
+"""A LangChain chat model over an embedded body: streaming, ``bind_tools``, ``tool_choice``."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from langchain_core.callbacks import CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ToolMessage
+from langchain_core.messages.tool import invalid_tool_call, tool_call, tool_call_chunk
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from pydantic import ConfigDict
+
+from agent.models.calls import looks_like_call, parse
+from agent.ports import Message, Prompt, Voice
+from agent.settings import Sampling
+
+_ROLES = {"human": "user", "ai": "assistant", "system": "system", "tool": "tool"}
+
+
+def to_message(message: BaseMessage) -> Message:
+    """A LangChain message in chat-template form."""
+    if isinstance(message, AIMessage) and message.tool_calls:
+        calls = [
+            {
+                "type": "function",
+                "function": {"name": c["name"], "arguments": json.dumps(c["args"], ensure_ascii=False)},
+            }
+            for c in message.tool_calls
+        ]
+        return {"role": "assistant", "content": "", "tool_calls": calls}
+    if isinstance(message, ToolMessage):
+        return {"role": "tool", "content": str(message.content), "name": message.name}
+    return {"role": _ROLES[message.type], "content": str(message.text)}
+
+
+class HabitusChat(BaseChatModel):
+    """Speaks as ``voice``. A reply that is a tool call carries no content, only ``tool_calls``."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    body: Any
+    voice: Voice
+    sampling: Sampling
+
+    @property
+    def _llm_type(self) -> str:
+        return "habitus-embedded"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        return {"base": self.body.digest, "parts": [[p.name, w] for p, w in self.voice.parts]}
+
+    def bind_tools(
+        self,
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: str | None = None,
+        **kwargs: Any,
+    ) -> Runnable[Any, AIMessage]:
+        """Offer ``tools``. ``tool_choice``: ``auto``, ``none``, ``any``/``required``, or a tool's name."""
+        formal = [t if isinstance(t, dict) else convert_to_openai_tool(t) for t in tools]
+        choice = "required" if tool_choice == "any" else tool_choice or "auto"
+        return self.bind(tools=formal, tool_choice=choice, **kwargs)
+
+    def _settle(self, stop: list[str] | None, kwargs: dict[str, Any]) -> Sampling:
+        own = {k: v for k, v in kwargs.items() if k in Sampling.model_fields}
+        if stop:
+            own["stop"] = (*self.sampling.stop, *stop)
+        return Sampling.model_validate({**self.sampling.model_dump(), **own}) if own else self.sampling
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        prompt = Prompt(tuple(to_message(m) for m in messages), tuple(kwargs.get("tools", ())))
+        text, calling = "", None
+        for piece in self.body.stream(
+            prompt, self.voice, self._settle(stop, kwargs), kwargs.get("tool_choice", "auto")
+        ):
+            text += piece
+            if calling is None and text.strip():
+                calling = bool(prompt.tools) and looks_like_call(text)
+                piece = text
+            if calling is False:
+                chunk = ChatGenerationChunk(message=AIMessageChunk(content=piece))
+                if run_manager:
+                    run_manager.on_llm_new_token(piece, chunk=chunk)
+                yield chunk
+        if calling:
+            _, calls, bad = parse(text)
+            pieces = [
+                tool_call_chunk(
+                    name=c["name"],
+                    args=json.dumps(c["args"], ensure_ascii=False),
+                    id=f"call-{uuid.uuid4().hex[:12]}",
+                    index=i,
+                )
+                for i, c in enumerate(calls)
+            ]
+            yield ChatGenerationChunk(
+                message=AIMessageChunk(
+                    content="",
+                    tool_call_chunks=pieces,
+                    invalid_tool_calls=[
+                        invalid_tool_call(name=None, args=b, id=None, error="not a tool call") for b in bad
+                    ],
+                )
+            )
+        elif not text:
+            yield ChatGenerationChunk(message=AIMessageChunk(content=""))
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        prompt = Prompt(tuple(to_message(m) for m in messages), tuple(kwargs.get("tools", ())))
+        text = "".join(
+            self.body.stream(prompt, self.voice, self._settle(stop, kwargs), kwargs.get("tool_choice", "auto"))
+        )
+        words, calls, bad = parse(text) if prompt.tools else (text, [], [])
+        message = AIMessage(
+            content=words.strip(),
+            tool_calls=[tool_call(name=c["name"], args=c["args"], id=f"call-{uuid.uuid4().hex[:12]}") for c in calls],
+            invalid_tool_calls=[invalid_tool_call(name=None, args=b, id=None, error="not a tool call") for b in bad],
+        )
+        return ChatResult(generations=[ChatGeneration(message=message)])

@@ -1,0 +1,330 @@
+"""The embedded body: transformers + PEFT in this process.
+
+One base, several LoRA adapters with weights active at once, another self without reloading
+the base. One reply at a time: adapters are state of the model, so a lock guards it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agent.errors import ModelError
+from agent.models.calls import looks_like_call
+from agent.models.sampling import Sampler
+from agent.ports import BASE, Message, Prompt, Voice
+
+if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel
+    from transformers import PreTrainedTokenizerFast
+
+    from agent.settings import ModelTable, Sampling
+
+SEEDLING = Path(__file__).parents[2] / "seedling" / "model"
+_WHOLE = 1 << 30  # files larger than this are identified by their first MiB and size
+
+
+def locate(name: str) -> str:
+    """The path or hub id behind a model's name."""
+    return str(SEEDLING) if name == "seedling" else name
+
+
+def digest_of(path: Path) -> str:
+    """Digest of a base directory: weights, configuration, tokenizer."""
+    digest = hashlib.sha256()
+    names = sorted(
+        p for p in path.iterdir() if p.suffix in (".safetensors", ".json", ".jinja") and p.name != "recipe.json"
+    )
+    for p in names:
+        size = p.stat().st_size
+        digest.update(f"{p.name}\x1f{size}\x1f".encode())
+        with p.open("rb") as f:
+            digest.update(f.read() if size <= _WHOLE else f.read(1 << 20))
+    return digest.hexdigest()
+
+
+class EmbeddedBody:
+    """See ``agent.ports.Body``."""
+
+    def __init__(self, table: ModelTable) -> None:
+        """Load the base that ``table`` names.
+
+        Raises:
+            ModelError: it is not there, or no causal language model.
+        """
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging as noise
+
+        noise.set_verbosity_error()
+        noise.disable_progress_bar()
+        if table.threads:
+            torch.set_num_threads(table.threads)
+        device = table.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        dtype = {"auto": torch.float32 if device == "cpu" else torch.bfloat16}.get(table.dtype) or getattr(
+            torch, table.dtype
+        )
+        where = locate(table.name)
+        try:
+            self.tok: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(where)
+            self.model: Any = AutoModelForCausalLM.from_pretrained(where, dtype=dtype).to(device).eval()
+        except Exception as error:  # transformers raises many kinds for a missing or broken model
+            raise ModelError(
+                f"The model {table.name!r} cannot be loaded: {str(error).strip().splitlines()[0]}",
+                "Set [model] name in habitus.toml (or --model) to a directory with a Llama, or to 'seedling'.",
+            ) from error
+        if table.template:
+            self.tok.chat_template = Path(table.template).read_text("utf-8")
+        if self.tok.chat_template is None:
+            raise ModelError(f"The model {table.name!r} has no chat template.", "Set [model] template to a Jinja file.")
+        if self.tok.pad_token_id is None:
+            self.tok.pad_token = self.tok.eos_token
+        self._path = Path(getattr(self.model.config, "_name_or_path", where) or where)
+        if not self._path.is_dir():
+            from huggingface_hub import snapshot_download
+
+            self._path = Path(snapshot_download(where, local_files_only=True))
+        self._digest = digest_of(self._path)
+        self.context = table.context or int(self.model.config.max_position_embeddings)
+        stops = self.model.generation_config.eos_token_id
+        self._stops = {
+            self.tok.eos_token_id,
+            *(stops if isinstance(stops, list) else [stops] if stops is not None else []),
+        }
+        self._lock = threading.RLock()
+        self._worn: Voice = BASE
+        self._peft: Any = None
+        self._scaling: dict[str, dict[str, float]] = {}
+
+    @property
+    def digest(self) -> str:
+        return self._digest
+
+    @property
+    def path(self) -> Path:
+        return self._path
+
+    def chat(self, voice: Voice, sampling: Sampling) -> BaseChatModel:
+        from agent.models.chat import HabitusChat
+
+        return HabitusChat(body=self, voice=voice, sampling=sampling)
+
+    def count(self, text: str) -> int:
+        return len(self.tok(text, add_special_tokens=False)["input_ids"])
+
+    # -- speaking ------------------------------------------------------------------------------
+
+    def text_of(self, prompt: Prompt) -> str:
+        """The raw prompt the model sees."""
+        return str(
+            self.tok.apply_chat_template(
+                [self._clean(m) for m in prompt.messages],
+                tools=list(prompt.tools) or None,
+                add_generation_prompt=True,
+                tokenize=False,
+            )
+        )
+
+    def ids_of(self, prompt: Prompt) -> list[int]:
+        """Its token ids.
+
+        Raises:
+            ModelError: longer than the context, so nothing could be answered.
+        """
+        ids: list[int] = self.tok(self.text_of(prompt), add_special_tokens=False)["input_ids"]
+        if len(ids) >= self.context - 8:
+            raise ModelError(
+                f"The prompt has {len(ids)} tokens; the model reads {self.context}.",
+                "Shorten the message, or lower [model] history in habitus.toml.",
+            )
+        return ids
+
+    def _clean(self, message: Message) -> Message:
+        """No text may smuggle in the template's own special tokens."""
+        content = message.get("content")
+        if not isinstance(content, str):
+            return message
+        for special in self.tok.all_special_tokens:
+            if special in content:
+                content = content.replace(special, special.replace("<|", "< |").replace("|>", "| >"))
+        return {**message, "content": content}
+
+    def stream(self, prompt: Prompt, voice: Voice, sampling: Sampling, tool_choice: str = "auto") -> Iterator[str]:
+        import torch
+
+        ids = self.ids_of(prompt)
+        sampler = Sampler(self.tok, sampling)
+        constraint = self._constraint(prompt, tool_choice) if tool_choice not in ("auto", "none") else None
+        undecided = bool(prompt.tools) and tool_choice == "auto"
+        with self._lock, torch.inference_mode():
+            model = self._wear(voice)
+            device = model.device
+            context = torch.tensor(ids, device=device)
+            step, cache, reply, shown = context[None, :], None, [], ""
+            room = min(sampling.max_tokens, self.context - len(ids))
+            while len(reply) < room:
+                out = model(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1)
+                cache, scores = out.past_key_values, out.logits[0, -1].float()
+                if constraint is not None:
+                    token = sampler.draw_constrained(scores, constraint.allowed(device))
+                    constraint.accept(token)
+                else:
+                    token = sampler.draw(scores, context, reply)
+                if token in self._stops:
+                    break
+                reply.append(token)
+                text = self.tok.decode(reply, skip_special_tokens=True)
+                if undecided:
+                    raw = self.tok.decode(reply)
+                    if looks_like_call(raw):  # from here on only a legal call may follow
+                        constraint = self._constraint(prompt, "required")
+                        opening = self.tok('{"', add_special_tokens=False)["input_ids"]
+                        reply, text = opening[:1], self.tok.decode(opening[:1])
+                        if token != opening[0]:
+                            break
+                        constraint.accept(opening[0])
+                    undecided = not raw.strip()
+                if constraint is not None and constraint.finished:
+                    yield text[len(shown) :]
+                    return
+                if cut := _stopped(text, sampling.stop):
+                    yield text[len(shown) : cut - 1]
+                    return
+                ready = text if not text.endswith("\ufffd") else text.rstrip("\ufffd")
+                ready = ready[: len(ready) - _held_back(ready, sampling.stop)]
+                if len(ready) > len(shown):
+                    yield ready[len(shown) :]
+                    shown = ready
+                step = torch.tensor([[token]], device=device)
+                context = torch.cat([context, step[0]])
+            text = self.tok.decode(reply, skip_special_tokens=True)
+            if len(text) > len(shown):
+                yield text[len(shown) :]
+
+    def _constraint(self, prompt: Prompt, tool_choice: str) -> Any:
+        from agent.models.grammar import Constraint
+
+        tools = list(prompt.tools)
+        if tool_choice not in ("required", "any"):
+            tools = [t for t in tools if t.get("function", t)["name"] == tool_choice]
+        if not tools:
+            raise ModelError(f"The tool {tool_choice!r} is not among those offered.")
+        return Constraint(self.tok, tools)
+
+    def answers(self, prompts: Sequence[Prompt], voice: Voice, max_tokens: int = 120) -> list[str]:
+        import torch
+
+        rows = [self.ids_of(p) for p in prompts]
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        found = [""] * len(rows)
+        with self._lock, torch.inference_mode():
+            model = self._wear(voice)
+            for start in range(0, len(order), 32):
+                batch = order[start : start + 32]
+                longest = max(len(rows[i]) for i in batch)
+                x = torch.full((len(batch), longest), self.tok.pad_token_id)
+                mask = torch.zeros_like(x)
+                for j, i in enumerate(batch):
+                    x[j, longest - len(rows[i]) :] = torch.tensor(rows[i])
+                    mask[j, longest - len(rows[i]) :] = 1
+                out = model.generate(
+                    input_ids=x.to(model.device),
+                    attention_mask=mask.to(model.device),
+                    max_new_tokens=max_tokens,
+                    do_sample=False,
+                    temperature=None,
+                    top_p=None,
+                    top_k=None,
+                    eos_token_id=sorted(self._stops),
+                    pad_token_id=self.tok.pad_token_id,
+                )
+                for j, i in enumerate(batch):
+                    found[i] = self.tok.decode(out[j, longest:], skip_special_tokens=True).strip()
+        return found
+
+    def agreement(self, prompts: Sequence[Prompt], replies: Sequence[str], voice: Voice) -> list[float]:
+        import torch
+
+        rows = [self.ids_of(p) for p in prompts]
+        tails = [[*self.tok(r, add_special_tokens=False)["input_ids"], self.tok.eos_token_id] for r in replies]
+        shares = [0.0] * len(rows)
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]) + len(tails[i]))
+        with self._lock, torch.inference_mode():
+            model = self._wear(voice)
+            for start in range(0, len(order), 32):
+                batch = order[start : start + 32]
+                whole = [rows[i] + tails[i] for i in batch]
+                x = torch.full((len(batch), max(map(len, whole))), self.tok.pad_token_id)
+                for j, ids in enumerate(whole):
+                    x[j, : len(ids)] = torch.tensor(ids)
+                best = model(input_ids=x.to(model.device)).logits.argmax(-1).cpu()
+                for j, i in enumerate(batch):
+                    n = len(rows[i])
+                    hits = sum(int(best[j, n - 1 + k]) == t for k, t in enumerate(tails[i]))
+                    shares[i] = hits / len(tails[i])
+        return shares
+
+    # -- wearing adapters ----------------------------------------------------------------------
+
+    def _wear(self, voice: Voice) -> Any:
+        """The model with exactly ``voice``'s adapters active."""
+        if voice == self._worn:
+            return self._peft if voice.parts else self._bare()
+        if not voice.parts:
+            self._worn = voice
+            return self._bare()
+        weights: dict[str, float] = {}
+        for path, weight in voice.parts:
+            self._load(path)
+            weights[path.name] = weights.get(path.name, 0.0) + weight
+        self._peft.base_model.enable_adapter_layers()
+        self._peft.base_model.set_adapter(list(weights))
+        self._peft.requires_grad_(False)
+        for key, module in self._peft.named_modules():
+            if hasattr(module, "scaling") and isinstance(module.scaling, dict):
+                for name, weight in weights.items():
+                    if name in module.scaling:
+                        own = self._scaling.setdefault(name, {}).setdefault(key, module.scaling[name])
+                        module.scaling[name] = own * weight
+        self._worn = voice
+        for name in [n for n in self._peft.peft_config if n not in weights][:-3]:
+            self._peft.delete_adapter(name)  # keep the few selves a rollback may return to
+            self._scaling.pop(name, None)
+        return self._peft
+
+    def _bare(self) -> Any:
+        if self._peft is not None:
+            self._peft.base_model.disable_adapter_layers()
+            return self._peft
+        return self.model
+
+    def _load(self, path: Path) -> None:
+        from peft import PeftModel
+
+        try:
+            if self._peft is None:
+                self._peft = PeftModel.from_pretrained(self.model, str(path), adapter_name=path.name).eval()
+            elif path.name not in self._peft.peft_config:
+                self._peft.load_adapter(str(path), adapter_name=path.name)
+                self._peft.eval()
+        except Exception as error:
+            raise ModelError(
+                f"The adapter {path.name} cannot be worn: {str(error).strip().splitlines()[0]}",
+                "Run `habitus doctor`; `habitus rollback` returns to an earlier self.",
+            ) from error
+
+
+def _stopped(text: str, stops: Sequence[str]) -> int:
+    """One past the place where a stop sequence begins in ``text``; 0 when none does."""
+    places = [text.find(s) for s in stops if s and s in text]
+    return min(places) + 1 if places else 0
+
+
+def _held_back(text: str, stops: Sequence[str]) -> int:
+    """How many last characters could be the beginning of a stop sequence."""
+    return max((n for s in stops for n in range(1, len(s)) if text.endswith(s[:n])), default=0)

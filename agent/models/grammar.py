@@ -1,0 +1,115 @@
+"""Tool schemas → a Lark grammar that admits exactly the legal calls (llguidance).
+
+Besides plain JSON schema a property may carry ``x-substring-of: [texts]``: then only true
+substrings of one of the texts are admitted: a grounded quote by construction.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from agent.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerFast
+
+_TEXT = r'TEXT_{n}: /([^"\\\x00-\x1f]|\\["\\\/nrt]){{1,{most}}}/'
+
+
+class _Rules:
+    """Collects grammar lines while a schema is walked."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def value(self, schema: dict[str, Any]) -> str:
+        """The grammar expression for one JSON value."""
+        if "x-substring-of" in schema:
+            names = []
+            for text in schema["x-substring-of"]:
+                name = f"SUB_{len(self.lines)}"
+                pieces = [json.dumps(c, ensure_ascii=False)[1:-1] for c in text]
+                self.lines.append(f"{name}: %regex " + json.dumps({"substring_chunks": pieces}, ensure_ascii=False))
+                names.append(name)
+            return f'"\\"" ({" | ".join(names)}) "\\""'
+        if "enum" in schema or "const" in schema:
+            options = schema.get("enum", [schema.get("const")])
+            return "(" + " | ".join(_literal(json.dumps(o, ensure_ascii=False)) for o in options) + ")"
+        kind = schema.get("type")
+        if kind == "integer":
+            low, high = schema.get("minimum", 0), schema.get("maximum", 999)
+            if high - low <= 100:
+                return "(" + " | ".join(f'"{i}"' for i in range(low, high + 1)) + ")"
+            return "/[0-9]{1,6}/"
+        if kind == "number":
+            return r"/[0-9](\.[0-9]{1,3})?/"
+        if kind == "boolean":
+            return '("true" | "false")'
+        if kind == "array":
+            item = self.value(schema["items"])
+            least, most = max(1, schema.get("minItems", 1)), schema.get("maxItems", 32)
+            more = f'(", " {item}){{{least - 1},{most - 1}}}'
+            return f'"[" {item} {more} "]"'
+        if kind == "string" or kind is None:
+            name = f"TEXT_{len(self.lines)}"
+            self.lines.append(_TEXT.format(n=len(self.lines), most=schema.get("maxLength", 400)))
+            return f'"\\"" {name} "\\""'
+        raise ModelError(f"A tool schema uses a type the grammar does not know: {kind!r}.")
+
+
+def _literal(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def lark(tools: list[dict[str, Any]]) -> str:
+    """A grammar for one call of one of ``tools`` (OpenAI function form), arguments in declared order."""
+    rules, calls = _Rules(), []
+    for tool in tools:
+        function = tool.get("function", tool)
+        parts = [_literal('{"name": "' + function["name"] + '", "parameters": {')]
+        for i, (name, schema) in enumerate(function["parameters"].get("properties", {}).items()):
+            parts.append(_literal(f'{", " if i else ""}"{name}": '))
+            parts.append(rules.value(schema))
+        parts.append(_literal("}}"))
+        calls.append(" ".join(parts))
+    return "\n".join(["start: " + "\n     | ".join(calls), *rules.lines]) + "\n"
+
+
+class Constraint:
+    """Follows one reply through a grammar."""
+
+    def __init__(self, tok: PreTrainedTokenizerFast, tools: list[dict[str, Any]]) -> None:
+        import llguidance
+        import llguidance.hf
+
+        if not hasattr(tok, "_habitus_guide"):
+            tok._habitus_guide = llguidance.hf.from_tokenizer(tok)  # type: ignore[attr-defined]
+        guide = tok._habitus_guide  # type: ignore[attr-defined]
+        grammar = llguidance.grammar_from("lark", lark(tools))
+        self._matcher = llguidance.LLMatcher(guide, grammar)
+        if error := self._matcher.get_error():
+            raise ModelError(f"The tool grammar is not valid: {error}")
+        self._size = len(tok)
+        self.eos = tok.eos_token_id
+
+    def allowed(self, device: torch.device) -> torch.Tensor:
+        """Which tokens may come next: bool ``[vocabulary]``."""
+        import torch
+        from llguidance import torch as llg
+
+        bits = llg.allocate_token_bitmask(1, self._size)
+        llg.fill_next_token_bitmask(self._matcher, bits)
+        words = bits[0].to(torch.int64) & 0xFFFFFFFF
+        mask = ((words[:, None] >> torch.arange(32)) & 1).bool().flatten()[: self._size]
+        return mask.to(device)
+
+    def accept(self, token: int) -> None:
+        """Moves past ``token``."""
+        self._matcher.consume_token(token)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the call is complete."""
+        return bool(self._matcher.is_stopped())

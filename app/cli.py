@@ -1,0 +1,251 @@
+"""The command line: arguments in, one call to ``Habitus``, words or JSON out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agent import __version__
+from agent.errors import ConflictError, HabitusError, UsageError
+
+if TYPE_CHECKING:
+    from app.habitus import Habitus
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise UsageError(f"{message[0].upper()}{message[1:]}.", f"See `{self.prog} --help`.")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Every command of the contract."""
+    common = argparse.ArgumentParser(add_help=False)
+    for where in (common,):
+        where.add_argument(
+            "--home",
+            metavar="BAG",
+            default=argparse.SUPPRESS,
+            help="the bag (default: $HABITUS_HOME or workspace/memory_core)",
+        )
+        where.add_argument(
+            "--model", metavar="NAME", default=argparse.SUPPRESS, help="seedling, a local path or a hub id"
+        )
+        where.add_argument(
+            "--json",
+            action="store_true",
+            default=argparse.SUPPRESS,
+            help="results as JSON on stdout, errors as JSON on stderr",
+        )
+    main = _Parser(
+        prog="habitus",
+        description="An agent that decides what it learns, and asks before its weights change.",
+        parents=[common],
+    )
+    main.add_argument("--version", action="version", version=f"habitus {__version__}")
+    commands = main.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+
+    def add(name: str, text: str, under: Any = commands) -> argparse.ArgumentParser:
+        made: argparse.ArgumentParser = under.add_parser(
+            name, help=text, description=text[0].upper() + text[1:] + ".", parents=[common]
+        )
+        return made
+
+    chat = add("chat", "talk; a new thread unless one is named")
+    chat.add_argument("--say", metavar="TEXT", action="append", help="say TEXT and go on, for scripts; may be repeated")
+    chat.add_argument("--thread", metavar="ID", default="", help="go on with a conversation")
+    chat.add_argument("--sandbox", action="store_true", help="leave no trace: nothing recorded, nothing learned")
+    ask = add("ask", "probe, one answer for each text; records nothing")
+    ask.add_argument("text", metavar="TEXT", nargs="+")
+    ask.add_argument("--no-mask", action="store_true", help="leave out the mask's rules")
+    ask.add_argument("--self", dest="name", metavar="NAME", default="", help="another self, or 'base'")
+    mask = add("mask", "your own hand on persona, mood and rules")
+    hands = mask.add_subparsers(dest="hand", metavar="ACTION", parser_class=_Parser)
+    add("add", "add a rule", hands).add_argument("rule", metavar="RULE")
+    add("drop", "drop a rule by its number", hands).add_argument("number", metavar="N", type=int)
+    add("use", "wear a mask from a TOML file", hands).add_argument("file", metavar="FILE", type=Path)
+    add("ruminate", "judge what is new and propose, or abstain")
+    proposals = add("proposals", "what it wants to become, and why")
+    shows = proposals.add_subparsers(dest="show", metavar="show", parser_class=_Parser)
+    add("show", "one proposal in full", shows).add_argument("id", metavar="ID")
+    approve = add("approve", "approve a proposal as shown")
+    approve.add_argument("id", metavar="ID")
+    approve.add_argument(
+        "--digest", metavar="D", help="the digest that `proposals show` gave; without it you are shown and asked"
+    )
+    approve.add_argument("--note", metavar="TEXT", default="")
+    veto = add("veto", "refuse a proposal")
+    veto.add_argument("id", metavar="ID")
+    veto.add_argument("--reason", metavar="TEXT", required=True)
+    edit = add("edit", "change a proposal; it then waits for a new decision")
+    edit.add_argument("id", metavar="ID")
+    edit.add_argument("--drop", metavar="N", type=int, nargs="+", default=[], help="leave out examples by number")
+    edit.add_argument("--file", metavar="F", type=Path, help="JSON with changed examples, scope or method")
+    add("learn", "run what is approved: train, gate, promote")
+    add("sleep", "ruminate and learn: the scheduled pass")
+    self_ = add("self", "who speaks now, and how it came to be")
+    selves = self_.add_subparsers(dest="what", metavar="ACTION", parser_class=_Parser)
+    add("log", "how it came to be", selves)
+    add("show", "one self in full", selves).add_argument("name", metavar="NAME")
+    add("rollback", "let an earlier self speak: NAME, or the one before the last weight change").add_argument(
+        "name", metavar="NAME", nargs="?", default=""
+    )
+    add("forget", "let go of a habit, out of mask and weights").add_argument("habit", metavar="HABIT")
+    add("doctor", "what is wrong, and how to mend it")
+    add("demo", "watch an AI form a habit and grow it into its weights").add_argument(
+        "--keep", action="store_true", help="keep the demo's bag"
+    )
+    return main
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; the exit status."""
+    arguments = sys.argv[1:] if argv is None else argv
+    as_json = "--json" in arguments
+    try:
+        options = parser().parse_args(arguments)
+        as_json = getattr(options, "json", False)
+        if not options.command:
+            parser().print_help()
+            return 0
+        _run(options, as_json)
+        return 0
+    except HabitusError as error:
+        if as_json:
+            print(json.dumps(error.as_dict(), ensure_ascii=False), file=sys.stderr)
+        else:
+            print(f"habitus: {error.message}" + (f"\n  → {error.hint}" if error.hint else ""), file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("\nhabitus: stopped; nothing was half-done.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except OSError as error:
+        message = (
+            f"The bag cannot be used: {error.strerror or error}"
+            + (f" ({error.filename})" if error.filename else "")
+            + "."
+        )
+        found = HabitusError(message, "Free the disk or mend permissions, or choose another bag with --home.")
+        print(
+            json.dumps(found.as_dict()) if as_json else f"habitus: {found.message}\n  → {found.hint}", file=sys.stderr
+        )
+        return 1
+
+
+def _run(options: argparse.Namespace, as_json: bool) -> None:
+    home, model = getattr(options, "home", None), getattr(options, "model", None)
+    if options.command == "doctor":
+        from app.doctor import examine, show
+
+        findings = examine(home, model)
+        _print(findings, as_json, show)
+        if any(not f["ok"] for f in findings):
+            raise HabitusError("Something needs mending.", "Each line above says how.")
+        return
+    if options.command == "demo":
+        from app.demo import play
+
+        play(home, options.keep)
+        return
+    from app import show
+    from app.wiring import open_habitus
+
+    habitus = open_habitus(home, model, None if as_json else show.progress)
+    match options.command:
+        case "chat":
+            _chat(habitus, options, as_json)
+        case "ask":
+            rows = habitus.ask(options.text, not options.no_mask, options.name)
+            for row in rows:
+                _print(row, as_json, lambda r: print(r["reply"]))
+        case "mask":
+            match options.hand:
+                case "add":
+                    habitus.mask_add(options.rule)
+                case "drop":
+                    habitus.mask_drop(options.number)
+                case "use":
+                    habitus.mask_use(options.file)
+            _print(habitus.self_now(), as_json, show.mask)
+        case "ruminate":
+            _print(habitus.ruminate(), as_json, show.rumination)
+        case "proposals":
+            if options.show:
+                _print(habitus.proposal(options.id), as_json, show.proposal)
+            else:
+                _print(habitus.proposals(), as_json, show.proposals)
+        case "approve":
+            shown = options.digest or _confirmed(habitus, options.id, as_json)
+            _print(habitus.approve(options.id, shown, options.note), as_json, show.decided)
+        case "veto":
+            _print(habitus.veto(options.id, options.reason), as_json, show.decided)
+        case "edit":
+            _print(habitus.edit(options.id, options.drop, options.file), as_json, show.decided)
+        case "learn":
+            _print(habitus.learn(), as_json, show.learned)
+        case "sleep":
+            _print(habitus.sleep(), as_json, lambda r: (show.rumination(r["ruminate"]), show.learned(r["learn"])))
+        case "self":
+            if options.what == "log":
+                _print(habitus.self_log(), as_json, show.self_log)
+            else:
+                _print(habitus.self_now(getattr(options, "name", "")), as_json, show.self_)
+        case "rollback":
+            _print(habitus.rollback(options.name), as_json, show.self_)
+        case "forget":
+            _print(habitus.forget(options.habit), as_json, show.forgotten)
+
+
+def _confirmed(habitus: Habitus, ref: str, as_json: bool) -> str:
+    """Show the proposal and ask; the digest of what was shown."""
+    from app import show
+
+    found = habitus.proposal(ref)
+    if found["status"] != "waiting":
+        raise ConflictError(f"{ref} is {found['status']} already.", "See `habitus proposals`; a decision is made once.")
+    if as_json or not sys.stdin.isatty():
+        raise UsageError(
+            "A script approves with --digest.", f"The digest stands in `habitus proposals show {ref} --json`."
+        )
+    show.proposal(found)
+    if input("\nMay this grow into its weights? 이것을 몸에 새겨도 될까요? [y/N] ").strip().lower() not in (
+        "y",
+        "yes",
+        "네",
+        "예",
+        "응",
+        "ㅇ",
+    ):
+        raise ConflictError("Nothing was approved.", f"To refuse it for good: habitus veto {ref} --reason TEXT")
+    return str(found["digest"])
+
+
+def _chat(habitus: Habitus, options: argparse.Namespace, as_json: bool) -> None:
+    talk = habitus.talk(options.thread, "sandbox" if options.sandbox else "growth")
+    if not options.say:
+        from app.chat import converse
+
+        converse(habitus, talk)
+        return
+    for text in options.say:
+        if as_json:
+            print(json.dumps(talk.say(text), ensure_ascii=False), flush=True)
+        else:
+            talk.say(text, lambda piece: print(piece, end="", flush=True))
+            print()
+
+
+def _print(result: Any, as_json: bool, show: Any) -> None:
+    if as_json:
+        print(json.dumps(result, ensure_ascii=False))
+    else:
+        show(result)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

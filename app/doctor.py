@@ -1,0 +1,127 @@
+"""What is wrong with an installation or a bag, and how to mend it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from agent.errors import HabitusError
+from app.wiring import home, open_habitus, settings_of
+
+Json = dict[str, Any]
+NEEDED = (
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "datasets",
+    "langgraph",
+    "langchain-core",
+    "chromadb",
+    "llguidance",
+    "pydantic",
+    "sqlalchemy",
+)
+LEAST_FREE = 512 * 2**20
+
+
+def examine(given: str | None, model: str | None) -> list[Json]:
+    """Findings ``{name, ok, detail, mend}``, from the ground up."""
+    found: list[Json] = []
+
+    def check(name: str, look: Callable[[], str], mend: str = "") -> bool:
+        try:
+            detail, ok = look(), True
+        except HabitusError as error:
+            detail, ok, mend = error.message, False, error.hint or mend
+        except Exception as error:  # a doctor reports, whatever it meets
+            detail, ok = f"{type(error).__name__}: {error}", False
+        found.append({"name": name, "ok": ok, "detail": detail, "mend": "" if ok else mend})
+        return ok
+
+    def python() -> str:
+        if sys.version_info < (3, 11):
+            raise HabitusError(f"Python {sys.version.split()[0]} is too old.", "Use Python 3.11 or newer.")
+        return sys.version.split()[0]
+
+    def packages() -> str:
+        missing = [n for n in NEEDED if not _version(n)]
+        if missing:
+            raise HabitusError(
+                f"Not installed: {', '.join(missing)}.", "Run `make install`, or pip install -e . again."
+            )
+        return ", ".join(f"{n} {_version(n)}" for n in NEEDED[:4])
+
+    path = home(given)
+
+    def writable() -> str:
+        place = path if path.exists() else next(p for p in path.parents if p.exists())
+        if not os.access(place, os.W_OK):
+            raise HabitusError(
+                f"{place} cannot be written.", "Mend its permissions, or choose another bag with --home."
+            )
+        return str(path) if path.exists() else f"{path} (not made yet)"
+
+    def space() -> str:
+        place = next(p for p in (path, *path.parents) if p.exists())
+        free = shutil.disk_usage(place).free
+        if free < LEAST_FREE:
+            raise HabitusError(f"Only {free // 2**20} MiB are free.", "Free at least 512 MiB before learning.")
+        return f"{free // 2**30} GiB free"
+
+    def settings() -> str:
+        from agent.settings import warnings
+
+        notes = warnings(settings_of(path, model))
+        return "; ".join(notes) or "all in range"
+
+    check("python", python)
+    installed = check("packages", packages)
+    check("bag", writable)
+    check("disk", space)
+    sound = check("settings", settings)
+    if installed and sound:
+        habitus = open_habitus(given, model)
+
+        def ledger() -> str:
+            if not (path / "ledger.db").exists():
+                return "not begun yet"
+            wrong = habitus.bag.ledger.verify()
+            if wrong:
+                raise HabitusError(f"{wrong[0]} ({len(wrong)} in all).", "Restore ledger.db from a copy of the bag.")
+            return "the chain holds"
+
+        def speaks() -> str:
+            body = habitus.bag.body
+            return f"{habitus.bag.settings.model.name}, digest {body.digest[:12]}"
+
+        def adapters() -> str:
+            if not (path / "ledger.db").exists():
+                return "none"
+            who = habitus.bag.selves.current()
+            voice = habitus.bag.selves.voice(who)
+            return f"{who.id} wears {len(voice.parts)}, unaltered"
+
+        check("ledger", ledger)
+        if check("model", speaks):
+            check("adapters", adapters)
+    return found
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def show(findings: list[Json]) -> None:
+    """One line each, and the mend below."""
+    for f in findings:
+        print(f"{'✓' if f['ok'] else '✗'} {f['name']:<9} {f['detail']}")
+        if f["mend"]:
+            print(f"    → {f['mend']}")

@@ -1,0 +1,451 @@
+"""What a person can do with Habitus, once: every door (CLI, page, API) calls these and adds no rules."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sqlite3
+import time
+import tomllib
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from langchain_core.messages import AIMessageChunk
+from langgraph.types import Command
+from pydantic import ValidationError
+
+from agent.bag import Bag, living
+from agent.errors import ConflictError, NotFoundError, UsageError
+from agent.learning.data import digest, is_probe
+from agent.ports import BASE, Prompt, Voice
+from agent.records import (
+    Decision,
+    Example,
+    GateReport,
+    Habit,
+    Mask,
+    Mode,
+    Proposal,
+    Rule,
+    Run,
+    Self,
+    Speaking,
+    Turn,
+    Verdict,
+)
+from graphs import converse, ruminate, update
+from graphs.context import Context, Progress, silent
+from prompts import language_of
+
+Json = dict[str, Any]
+
+
+class Habitus:
+    """The runtime over one bag."""
+
+    def __init__(self, bag: Bag, progress: Progress = silent) -> None:
+        self.bag = bag
+        self.context = Context(bag, progress)
+
+    # -- talking -------------------------------------------------------------------------------
+
+    def talk(self, thread: str = "", mode: Mode = "growth") -> Conversation:
+        """A conversation: a new thread unless one is named.
+
+        Raises:
+            NotFoundError: the named thread holds no turn.
+        """
+        if thread and mode == "growth" and not self.bag.ledger.all(Turn, parent=thread):
+            raise NotFoundError(f"There is no conversation {thread!r}.", "Leave --thread out to begin a new one.")
+        return Conversation(self, thread or new_thread(), mode)
+
+    def ask(self, texts: Sequence[str], with_rules: bool = True, name: str = "") -> list[Json]:
+        """The clean probe: greedy, unpenalised, nothing recalled, nothing recorded."""
+        bag = self.bag
+        who = None if name == "base" else bag.selves.get(name) if name else bag.selves.current()
+        voice = bag.selves.voice(who) if who else BASE
+        prompts, masks = [], []
+        for text in texts:
+            language = converse.prompt_language(bag, text)
+            messages = converse.ask_messages(who, text, language, with_rules)
+            prompts.append(
+                Prompt(
+                    tuple(
+                        {"role": "system" if m.type == "system" else "user", "content": str(m.text)} for m in messages
+                    )
+                )
+            )
+            masks.append(list(who.mask.rules_for(language)) if who and with_rules else [])
+        replies = bag.body.answers(prompts, voice)
+        return [
+            {"text": t, "reply": r, "self": who.id if who else "base", "mask": m}
+            for t, r, m in zip(texts, replies, masks, strict=True)
+        ]
+
+    # -- the mask ------------------------------------------------------------------------------
+
+    def mask_add(self, rule: str) -> Self:
+        """The person's own hand: one more rule, in the scope of its language."""
+        now = self.bag.selves.current().mask
+        rule = rule.strip()
+        if not rule:
+            raise UsageError("The rule is empty.", "Example: habitus mask add \"Call me 'Captain'.\"")
+        if any(r.text == rule for r in now.rules):
+            return self.bag.selves.current()
+        habit = self.bag.ledger.add(Habit(rule=rule, scope=(language_of(rule),)))
+        return self.bag.selves.wear(with_rule(now, rule, habit.id), "mask add")
+
+    def mask_drop(self, number: int) -> Self:
+        """Take the rule shown under ``number`` (from 1) out of the mask."""
+        return self.bag.selves.wear(without_rule(self.bag.selves.current().mask, number), "mask drop")
+
+    def mask_use(self, file: Path) -> Self:
+        """Wear the mask a TOML file describes: persona, mood, rules, few_shot; what it leaves out stays."""
+        try:
+            table = tomllib.loads(file.read_text("utf-8"))
+            unknown = set(table) - {"persona", "mood", "rules", "few_shot"}
+            if unknown:
+                raise UsageError(
+                    f"{file} sets {sorted(unknown)}, which a mask does not have.",
+                    "It may hold persona, mood, rules, few_shot.",
+                )
+            if "rules" in table:
+                table["rules"] = [{"text": t, "scope": (language_of(t),)} for t in table["rules"]]
+            if isinstance(table.get("persona"), str):
+                table["persona"] = {"ko": table["persona"], "en": table["persona"]}
+            mask = Mask.model_validate({**self.bag.selves.current().mask.model_dump(), **table})
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ValidationError, TypeError) as error:
+            raise UsageError(
+                f"{file} cannot be worn: {str(error).splitlines()[0]}", 'Example: persona = "…"\\nrules = ["…"]'
+            ) from error
+        return self.bag.selves.wear(mask, f"mask use {file.name}")
+
+    # -- learning ------------------------------------------------------------------------------
+
+    def ruminate(self) -> Json:
+        """Let the self judge what is new and propose, or abstain."""
+        graph = ruminate.build().compile()
+        state = graph.invoke({}, context=self.context, config={"recursion_limit": 1000})
+        ledger = self.bag.ledger
+        verdicts = [ledger.get(Verdict, v) for v in state["verdicts"]]
+        return {
+            "judged": len(verdicts),
+            "verdicts": [{"turn_id": v.turn, "value": v.value, "kind": v.kind, "reason": v.reason} for v in verdicts],
+            "proposals": state["proposals"],
+            "abstained": state["abstained"],
+            "reason": state["reason"] or ("" if state["verdicts"] else "nothing new was said"),
+            "diary": state["diary"],
+        }
+
+    def proposals(self) -> list[Json]:
+        """Every proposal, oldest first."""
+        return [summary(p) for p in self.bag.ledger.all(Proposal)]
+
+    def proposal(self, ref: str) -> Json:
+        """One proposal with everything a person needs to judge it."""
+        p = self.bag.ledger.get(Proposal, ref)
+        shown = summary(p)
+        shown["evidence"] = [
+            {"turn_id": t.id, "at": t.at, "user": t.user, "source": t.source} for t in map(self._turn, p.evidence)
+        ]
+        shown["examples"] = [{"n": i + 1, **e.model_dump(mode="json")} for i, e in enumerate(p.examples)]
+        shown["preview"] = [{"prompt": a, "before": b, "after": c} for a, b, c in p.preview]
+        shown["config"] = p.config
+        shown["decisions"] = [d.model_dump(mode="json") for d in self.bag.ledger.all(Decision, parent=ref)]
+        reports = self.bag.ledger.all(GateReport, parent=ref)
+        shown["gate"] = gate_json(reports[-1]) if reports else None
+        return shown
+
+    def _turn(self, ref: str) -> Turn:
+        return self.bag.ledger.get(Turn, ref)
+
+    def approve(self, ref: str, digest: str, note: str = "") -> Json:
+        """The person's approval, bound to the digest of what was shown."""
+        return self._decide(ref, "approve", digest, note)
+
+    def veto(self, ref: str, reason: str) -> Json:
+        """The person's veto, with a reason."""
+        if not reason.strip():
+            raise UsageError(
+                "A veto needs a reason.", "Add --reason TEXT: it is kept, and the model may learn from it."
+            )
+        return self._decide(ref, "veto", self.bag.ledger.get(Proposal, ref).digest, reason)
+
+    def _decide(self, ref: str, verdict: str, shown: str, note: str) -> Json:
+        p = self.bag.ledger.get(Proposal, ref)
+        if p.status != "waiting":
+            raise ConflictError(f"{ref} is {p.status} already.", "See `habitus proposals`; a decision is made once.")
+        if shown != p.digest:
+            raise ConflictError(
+                f"{ref} is not what you were shown: its digest is {p.digest[:12]}…, not {shown[:12]}….",
+                f"Read it again with `habitus proposals show {ref}`.",
+            )
+        graph, config = self._update, _thread_of(p)
+        if not graph.get_state(config).next:
+            graph.invoke({"proposal": p.id}, config, context=self.context, durability="sync")
+        graph.invoke(
+            Command(resume={"verdict": verdict, "digest": shown, "note": note}),
+            config,
+            context=self.context,
+            durability="sync",
+        )
+        return summary(self.bag.ledger.get(Proposal, ref))
+
+    def edit(self, ref: str, drop: Sequence[int] = (), file: Path | None = None) -> Json:
+        """Change what would be trained on. It waits for a new decision, under a new digest."""
+        ledger = self.bag.ledger
+        p = ledger.get(Proposal, ref)
+        if p.status not in ("waiting", "approved"):
+            raise ConflictError(f"{ref} is {p.status} already and cannot be edited.", "See `habitus proposals`.")
+        change: Json = {}
+        if file is not None:
+            try:
+                given = json.loads(file.read_text("utf-8"))
+                if "examples" in given:
+                    change["examples"] = tuple(
+                        Example.model_validate({k: v for k, v in e.items() if k != "n"}) for e in given["examples"]
+                    )
+                if "scope" in given:
+                    change["scope"] = tuple(given["scope"])
+                if "method" in given:
+                    change["config"] = {**p.config, "method": given["method"]}
+                    change["method"] = given["method"]
+            except (OSError, ValueError, AttributeError, TypeError) as error:
+                raise UsageError(
+                    f"{file} is no edited proposal: {str(error).splitlines()[0]}",
+                    f"Start from `habitus proposals show {ref} --json`.",
+                ) from error
+        examples = change.get("examples", p.examples)
+        wrong = [n for n in drop if not 1 <= n <= len(examples)]
+        if wrong:
+            raise UsageError(f"{ref} has no example {wrong[0]}.", f"It has 1 to {len(examples)}.")
+        examples = tuple(e for i, e in enumerate(examples, 1) if i not in drop)
+        leaks = [e.prompt for e in examples if e.frame == "plain" and is_probe(e.prompt, e.language)]
+        if leaks:
+            raise UsageError(
+                f"An example is one of the gate's questions: {leaks[0]!r}.", "Change it: the exam must stay unseen."
+            )
+        if not any(e.habit == p.habit for e in examples) and p.kind == "learn":
+            raise UsageError(
+                "Nothing of the habit itself would be left.", f"To refuse it, `habitus veto {ref} --reason …`."
+            )
+        changed = Proposal.model_validate(
+            {**p.model_dump(), **change, "examples": examples, "status": "waiting", "at": ""}
+        )
+        if changed.scope != p.scope:
+            ledger.add(ledger.get(Habit, p.habit).model_copy(update={"scope": changed.scope, "at": ""}))
+        changed = changed.model_copy(update={"digest": digest(changed.examples, changed.config, changed.base)})
+        if changed.digest == p.digest and changed.scope == p.scope:
+            raise UsageError("The edit changes nothing.", "Use --drop N, or --file F with changed examples.")
+        ledger.add_all([changed, Decision(proposal=ref, verdict="edit", digest=changed.digest)])  # type: ignore[list-item]
+        return summary(changed)
+
+    def learn(self) -> list[Json]:
+        """Run what is approved: train → gate → promote or reject. A run cut short goes on."""
+        with self.bag.training_lock():
+            ready = [p for p in self.bag.ledger.all(Proposal) if p.status in ("approved", "running")]
+            return [self._learn(p) for p in ready]
+
+    def _learn(self, p: Proposal) -> Json:
+        graph, config = self._update, _thread_of(p)
+        if not graph.get_state(config).next:
+            last = self.bag.ledger.all(Decision, parent=p.id)[
+                -1
+            ]  # the checkpoint is only an index: begin anew from the ledger
+            graph.invoke({"proposal": p.id}, config, context=self.context, durability="sync")
+            graph.invoke(
+                Command(resume={"verdict": last.verdict, "digest": last.digest, "note": last.note}),
+                config,
+                context=self.context,
+                durability="sync",
+            )
+        started = time.monotonic()
+        state = graph.invoke(None, config, context=self.context, durability="sync")
+        whole = time.monotonic() - started
+        run = self.bag.ledger.get(Run, state["run"]) if state.get("run") else None
+        reports = self.bag.ledger.all(GateReport, parent=p.id)
+        report = reports[-1] if reports else None
+        train, gate = (run.seconds if run else 0.0), (report.seconds if report else 0.0)
+        return {
+            "proposal": p.id,
+            "adapter": run.adapter if run else "",
+            "self": self.bag.selves.current().id,
+            "promoted": self.bag.ledger.get(Proposal, p.id).status == "promoted",
+            "gate": gate_json(report) if report else {"passed": True, "probes": []},
+            "seconds": {"train": train, "gate": gate, "swap": round(max(0.0, whole - train - gate), 2)},
+        }
+
+    @cached_property
+    def _update(self) -> Any:
+        from langgraph.checkpoint.sqlite import SqliteSaver
+
+        self.bag.path.mkdir(parents=True, exist_ok=True)
+        _ = self.bag.ledger
+        saver = SqliteSaver(sqlite3.connect(self.bag.path / "checkpoints.db", check_same_thread=False, timeout=30))
+        return update.build().compile(checkpointer=saver, interrupt_before=["train"])
+
+    def sleep(self) -> Json:
+        """The scheduled pass: ruminate, then run what the person has approved."""
+        return {"ruminate": self.ruminate(), "learn": self.learn()}
+
+    # -- selves --------------------------------------------------------------------------------
+
+    def self_now(self, name: str = "") -> Json:
+        """Who speaks, or who ``name`` is."""
+        return self_json(self.bag.selves.get(name) if name else self.bag.selves.current())
+
+    def self_log(self) -> list[Json]:
+        """How it came to be: each time another self began to speak."""
+        self.bag.selves.current()
+        found = []
+        for s in self.bag.ledger.rows(Speaking):
+            who = self.bag.selves.get(s.self_name)
+            found.append(
+                {
+                    "at": s.at,
+                    "name": who.id,
+                    "cause": s.cause,
+                    "habits": [p.habit for p in who.parts],
+                    "rules": [r.text for r in who.mask.rules],
+                }
+            )
+        return found
+
+    def rollback(self, name: str = "") -> Json:
+        """Let an earlier self speak again, mask included."""
+        return self_json(self.bag.selves.back(name))
+
+    def forget(self, ref: str) -> Json:
+        """The person's own decision that a habit shall go: out of mask and weights."""
+        bag = self.bag
+        habit = bag.ledger.get(Habit, ref)
+        if habit.stage == "released":
+            raise ConflictError(f"{ref} is forgotten already.", "See `habitus self log`.")
+        now = bag.selves.current()
+        rules = tuple(r for r in now.mask.rules if r.habit != ref and r.text != habit.rule)
+        bag.selves.wear(now.mask.model_copy(update={"rules": rules}), f"forget {ref}")
+        for p in bag.ledger.all(Proposal, parent=ref):
+            if p.status in ("waiting", "approved", "running"):
+                bag.ledger.add(p.model_copy(update={"status": "withdrawn", "note": "forgotten", "at": ""}))
+        if ref not in {p.habit for p in now.parts}:
+            bag.ledger.add(habit.model_copy(update={"stage": "released", "at": ""}))
+            return {"habit": ref, "self": bag.selves.current().id, "gate": None}
+        from agent.learning.proposing import file_release
+
+        proposal = file_release(bag, habit)
+        self.approve(proposal.id, proposal.digest, "forget is the person's decision")
+        with bag.training_lock():
+            done = self._learn(bag.ledger.get(Proposal, proposal.id))
+        return {"habit": ref, "self": done["self"], "gate": done["gate"]}
+
+    def habits(self) -> list[Habit]:
+        """The habits in the weights now."""
+        return living(self.bag)
+
+    @property
+    def voice(self) -> Voice:
+        """The weights that speak now."""
+        return self.bag.selves.voice(self.bag.selves.current())
+
+
+class Conversation:
+    """One thread being talked in. In sandbox all of it lives in this object and nowhere else."""
+
+    def __init__(self, habitus: Habitus, thread: str, mode: Mode) -> None:
+        self.habitus, self.thread, self.mode = habitus, thread, mode
+        self.mask = habitus.bag.selves.current().mask
+        self._history: list[tuple[str, str]] = []
+        self._graph = converse.build().compile()
+
+    def say(self, text: str, show: Callable[[str], None] | None = None) -> Json:
+        """One turn; ``show`` receives the reply piece by piece."""
+        if not text.strip():
+            raise UsageError("There is nothing to answer.", "Say something.")
+        state: Json = {"thread": self.thread, "mode": self.mode, "user": text}
+        if self.mode == "sandbox":
+            state |= {"mask": self.mask.model_dump(), "history": self._history}
+        final: Json = {}
+        for kind, payload in self._graph.stream(
+            state, context=self.habitus.context, stream_mode=["messages", "values"], config={"recursion_limit": 50}
+        ):
+            if kind == "values":
+                final = payload
+            elif show and isinstance(payload[0], AIMessageChunk) and payload[0].content:
+                show(str(payload[0].text))
+        if self.mode == "sandbox":
+            self._history.append((text, final["reply"]))
+        return {
+            "thread": self.thread,
+            "turn_id": final.get("turn", ""),
+            "mode": self.mode,
+            "user": text,
+            "reply": final["reply"],
+            "tool_calls": [{k: c[k] for k in ("name", "arguments", "result")} for c in final["calls"]],
+            "self": final["self_name"],
+            "mask": final["rules"],
+        }
+
+    def mask_now(self) -> Mask:
+        """The mask worn in this conversation."""
+        return self.mask if self.mode == "sandbox" else self.habitus.bag.selves.current().mask
+
+    def mask_add(self, rule: str) -> None:
+        """Add a rule: to the being, or in sandbox to this process alone."""
+        if self.mode == "sandbox":
+            self.mask = with_rule(self.mask, rule)
+        else:
+            self.habitus.mask_add(rule)
+
+    def mask_drop(self, number: int) -> None:
+        """Drop a rule by its number."""
+        if self.mode == "sandbox":
+            self.mask = without_rule(self.mask, number)
+        else:
+            self.habitus.mask_drop(number)
+
+
+def with_rule(mask: Mask, rule: str, habit: str = "") -> Mask:
+    """``mask`` with one more rule, in the scope of its language."""
+    return mask.model_copy(update={"rules": (*mask.rules, Rule(text=rule, scope=(language_of(rule),), habit=habit))})
+
+
+def without_rule(mask: Mask, number: int) -> Mask:
+    """``mask`` without the rule shown under ``number``."""
+    if not 1 <= number <= len(mask.rules):
+        raise UsageError(f"The mask has no rule {number}.", f"It has {len(mask.rules)}; see `habitus mask`.")
+    return mask.model_copy(update={"rules": (*mask.rules[: number - 1], *mask.rules[number:])})
+
+
+def new_thread() -> str:
+    """A fresh conversation's name."""
+    return f"c-{datetime.now(UTC):%Y%m%d}-{secrets.token_hex(3)}"
+
+
+def _thread_of(p: Proposal) -> Any:
+    return {"configurable": {"thread_id": f"{p.id}:{p.digest[:16]}"}, "recursion_limit": 50}
+
+
+def summary(p: Proposal) -> Json:
+    """A proposal as the contract lists it."""
+    return {
+        "id": p.id, "digest": p.digest, "kind": p.kind, "status": p.status, "habit": p.habit, "rule": p.rule, "quote": p.quote,
+        "scope": list(p.scope), "method": p.method, "examples": len(p.examples), "evidence": list(p.evidence),
+        "rationale": p.rationale, "risks": list(p.risks), "conflicts": list(p.conflicts),
+    }  # fmt: skip
+
+
+def gate_json(report: GateReport) -> Json:
+    """A gate report as the contract lists it."""
+    return {"passed": report.passed, "probes": [p.model_dump(mode="json") for p in report.probes]}
+
+
+def self_json(who: Self) -> Json:
+    """A self as the contract lists it."""
+    return {
+        "name": who.id, "base": who.base, "parts": [p.model_dump(mode="json") for p in who.parts],
+        "mask": who.mask.model_dump(mode="json"), "sampling": who.sampling, "template": who.template or "llama3",
+        "cause": who.cause, "at": who.at,
+    }  # fmt: skip

@@ -1,0 +1,62 @@
+"""The one place that picks the parts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent.settings import Settings, load
+
+if TYPE_CHECKING:
+    from agent.bag import Bag
+    from agent.ports import Body
+    from app.habitus import Habitus
+    from graphs.context import Progress
+
+HOME = Path("workspace/memory_core")
+
+
+def home(given: str | None = None) -> Path:
+    """The bag's folder: ``--home``, else ``HABITUS_HOME``, else ``workspace/memory_core``."""
+    return Path(given or os.environ.get("HABITUS_HOME") or HOME).expanduser().absolute()
+
+
+def settings_of(path: Path, model: str | None = None) -> Settings:
+    """The bag's settings, with ``--model`` over them."""
+    settings = load(path)
+    if model:
+        settings = settings.model_copy(update={"model": settings.model.model_copy(update={"name": model})})
+    return settings
+
+
+def open_bag(path: Path, settings: Settings) -> Bag:
+    """The bag with its body and toolboxes chosen; nothing heavy is loaded yet."""
+    from agent.bag import Bag
+    from graphs.converse import GROWTH_TOOLS
+    from tools.abstain import abstain
+    from tools.judge_turn_value import judge_turn_value
+
+    def body() -> Body:
+        from agent.models.embedded import EmbeddedBody
+
+        return EmbeddedBody(settings.model)
+
+    toolboxes = {
+        "tools": tuple(t.schema() for t in GROWTH_TOOLS),
+        "judge": (judge_turn_value.schema(), abstain.schema()),
+    }
+    return Bag(path, settings, body, toolboxes)  # type: ignore[arg-type]
+
+
+def open_habitus(given: str | None = None, model: str | None = None, progress: Progress | None = None) -> Habitus:
+    """The whole runtime over one bag."""
+    os.environ.setdefault("LANGGRAPH_STRICT_MSGPACK", "true")
+    os.environ.setdefault("LANGSMITH_TRACING", "false")
+    os.environ.setdefault("ANONYMIZED_TELEMETRY", "False")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from app.habitus import Habitus
+    from graphs.context import silent
+
+    path = home(given)
+    return Habitus(open_bag(path, settings_of(path, model)), progress or silent)

@@ -1,0 +1,199 @@
+"""converse: recall → reply ⇄ tools → record. One run for each message; tokens stream from ``reply``.
+
+History comes from the ledger; in sandbox from the state the door keeps in memory, and nothing is
+recorded. The current self is looked up at every step, so a rule adopted now already holds.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
+from langgraph.graph import END, START, StateGraph
+from langgraph.runtime import Runtime
+
+from agent.bag import Bag
+from agent.records import Call, Habit, Mask, Mode, Self, Turn
+from graphs.context import Context
+from prompts import Language, language_of, render
+from tools.adopt_instruction import adopt_instruction
+from tools.base import Desk, Tool
+from tools.drop_instruction import drop_instruction
+from tools.recall import recall
+from tools.remember import remember
+
+STEPS = 4  # tool steps in one turn
+GROWTH_TOOLS: tuple[Tool, ...] = (recall, remember, adopt_instruction, drop_instruction)
+SANDBOX_TOOLS: tuple[Tool, ...] = (recall,)
+
+
+class State(TypedDict, total=False):
+    """One message on its way to becoming a turn."""
+
+    thread: str
+    mode: Mode
+    user: str
+    mask: dict[str, Any]  # sandbox only: the mask worn in this process
+    history: list[tuple[str, str]]  # sandbox only
+    memories: list[str]
+    exchange: list[BaseMessage]
+    calls: list[dict[str, Any]]
+    told: list[str]
+    steps: int
+    reply: str
+    self_name: str
+    rules: list[str]
+    turn: str
+
+
+def toolbox(mode: Mode) -> tuple[Tool, ...]:
+    """The tools bound in a mode."""
+    return SANDBOX_TOOLS if mode == "sandbox" else GROWTH_TOOLS
+
+
+def system_text(mask: Mask, language: Language, memories: list[str]) -> str:
+    """The system prompt: persona and mood, the rules in scope, what is remembered."""
+    persona = mask.persona.get(language) or render("persona", language)
+    if mask.mood:
+        persona = f"{persona} {mask.mood}"
+    return render("converse", language, persona=persona, rules=mask.rules_for(language), memories=memories)
+
+
+def prompt_language(bag: Bag, text: str) -> Language:
+    """The language of the prompts for ``text``: what the settings say, else its script."""
+    return language_of(text) if bag.settings.language == "auto" else bag.settings.language
+
+
+def _recall(state: State, runtime: Runtime[Context]) -> State:
+    bag = runtime.context.bag
+    index = bag.passing_index if state["mode"] == "sandbox" else bag.index
+    found = index.near(state["user"], "memory", 3, least=0.2)
+    return {"memories": [text for _, text, _ in found], "exchange": [], "calls": [], "told": [], "steps": 0}
+
+
+def _reply(state: State, runtime: Runtime[Context]) -> State:
+    bag, mode = runtime.context.bag, state["mode"]
+    who = bag.selves.current() if mode == "sandbox" else bag.selves.refresh()
+    mask = Mask.model_validate(state["mask"]) if mode == "sandbox" else who.mask
+    language = prompt_language(bag, state["user"])
+    sampling = bag.selves.sampling(who)
+    model: Any = bag.body.chat(bag.selves.voice(who), sampling)
+    last = state["steps"] >= STEPS
+    schemas = [_narrowed(t, state["user"], mask) for t in toolbox(mode)]
+    model = model.bind_tools(schemas, tool_choice="none" if last else "auto")
+    pairs = state["history"] if mode == "sandbox" else _history(bag, state["thread"])
+    pairs = (
+        [*mask.few_shot, *pairs[-bag.settings.model.history :]] if bag.settings.model.history else list(mask.few_shot)
+    )
+    system = system_text(mask, language, state["memories"])
+    messages = _fitting(bag, system, pairs, [HumanMessage(state["user"]), *state["exchange"]])
+    said: AIMessage = model.invoke(messages)
+    if said.invalid_tool_calls:  # not a call after all: let it speak
+        said = model.bind(tool_choice="none").invoke(messages)
+    return {
+        "exchange": [*state["exchange"], said],
+        "reply": str(said.text),
+        "self_name": who.id,
+        "rules": list(mask.rules_for(language)),
+    }
+
+
+def _narrowed(tool: Tool, user: str, mask: Mask) -> dict[str, Any]:
+    if tool is remember:
+        return tool.schema(text={"x-substring-of": [user]})
+    if tool is drop_instruction and mask.rules:
+        return tool.schema(rule={"enum": [r.text for r in mask.rules]})
+    return tool.schema()
+
+
+def _history(bag: Bag, thread: str) -> list[tuple[str, str]]:
+    return [(t.user, t.reply) for t in bag.ledger.all(Turn, parent=thread)]
+
+
+def _fitting(bag: Bag, system: str, pairs: list[tuple[str, str]], now: list[BaseMessage]) -> list[BaseMessage]:
+    """As many of the latest exchanges as the context holds beside the rest."""
+    context = getattr(bag.body, "context", 4096)
+    room = (
+        context - bag.body.count(system) - sum(bag.body.count(str(m.text)) + 60 for m in now) - min(200, context // 3)
+    )
+    kept: list[BaseMessage] = []
+    for user, reply in reversed(pairs):
+        room -= bag.body.count(user) + bag.body.count(reply) + 16
+        if room < 0:
+            break
+        kept = [HumanMessage(user), AIMessage(reply), *kept]
+    return [SystemMessage(system), *kept, *now]
+
+
+def _use_tools(state: State, runtime: Runtime[Context]) -> State:
+    bag = runtime.context.bag
+    desk = Desk(bag=bag, mode=state["mode"], thread=state["thread"], user=state["user"])
+    by_name = {t.name: t for t in toolbox(state["mode"])}
+    said = state["exchange"][-1]
+    assert isinstance(said, AIMessage)
+    calls, messages = list(state["calls"]), list(state["exchange"])
+    for asked in said.tool_calls:
+        known = by_name.get(asked["name"])
+        call = (
+            known.call(desk, asked["args"])
+            if known
+            else Call(name=asked["name"], arguments=asked["args"], result="error: no such tool")
+        )
+        calls.append(call.model_dump())
+        messages.append(ToolMessage(call.result, tool_call_id=asked["id"] or "", name=call.name))
+        runtime.context.progress("tool", {"name": call.name, "arguments": call.arguments, "result": call.result})
+    return {
+        "exchange": messages,
+        "calls": calls,
+        "told": [*state["told"], *(h.id for h in desk.told)],
+        "steps": state["steps"] + 1,
+    }
+
+
+def _record(state: State, runtime: Runtime[Context]) -> State:
+    bag = runtime.context.bag
+    if state["mode"] == "sandbox":
+        return {"turn": ""}
+    turn = bag.keep(
+        Turn(
+            thread=state["thread"],
+            user=state["user"],
+            reply=state["reply"],
+            tool_calls=tuple(Call.model_validate(c) for c in state["calls"]),
+            self_name=state["self_name"],
+            model=bag.settings.model.name,
+            rules=tuple(state["rules"]),
+        )
+    )
+    for ref in state["told"]:
+        habit = bag.ledger.get(Habit, ref)
+        bag.ledger.add(habit.model_copy(update={"evidence": (*habit.evidence, turn.id), "at": ""}))
+    return {"turn": turn.id}
+
+
+def _next(state: State) -> str:
+    said = state["exchange"][-1]
+    return "tools" if isinstance(said, AIMessage) and said.tool_calls and state["steps"] < STEPS else "record"
+
+
+def build() -> StateGraph[State, Context]:
+    """The graph, uncompiled."""
+    graph = StateGraph(State, context_schema=Context)
+    graph.add_node("recall", _recall)
+    graph.add_node("reply", _reply)
+    graph.add_node("tools", _use_tools)
+    graph.add_node("record", _record)
+    graph.add_edge(START, "recall")
+    graph.add_edge("recall", "reply")
+    graph.add_conditional_edges("reply", _next, ["tools", "record"])
+    graph.add_edge("tools", "reply")
+    graph.add_edge("record", END)
+    return graph
+
+
+def ask_messages(who: Self | None, text: str, language: Language, with_rules: bool) -> list[BaseMessage]:
+    """The clean probe: system text + mask + TEXT; ``who`` None is the base, without any mask."""
+    mask = who.mask if who else Mask()
+    if not with_rules:
+        mask = mask.model_copy(update={"rules": ()})
+    return [SystemMessage(system_text(mask, language, [])), HumanMessage(text)]

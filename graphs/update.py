@@ -1,0 +1,181 @@
+"""update: approve → settle ┆ train → examine → promote | reject. One checkpointed thread per proposal.
+
+``approve`` contains only the interrupt. The person's Decision is recorded in ``settle``; the graph
+then stops before ``train`` until ``learn`` or ``sleep`` goes on. Every node can run twice: what it
+did is found in the ledger by proposal id.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypedDict
+
+from langgraph.graph import END, START, StateGraph
+from langgraph.runtime import Runtime
+from langgraph.types import interrupt
+from pydantic import BaseModel
+
+from agent.bag import Bag
+from agent.learning.gate import Exam, examine
+from agent.learning.running import check_approved, train
+from agent.ports import Voice
+from agent.records import Decision, GateReport, Habit, Part, Proposal, Run
+from graphs.context import Context
+
+
+class Verdict(BaseModel):
+    """What a person answers to the interrupt."""
+
+    verdict: Literal["approve", "veto"]
+    digest: str
+    note: str = ""
+
+
+class State(TypedDict, total=False):
+    """One proposal on its way into the weights."""
+
+    proposal: str
+    answer: dict[str, Any]
+    run: str
+    passed: bool
+    self_name: str
+
+
+def _approve(state: State) -> State:
+    answer = interrupt({"proposal": state["proposal"]}, response_schema=Verdict)
+    return {"answer": Verdict.model_validate(answer).model_dump()}
+
+
+def _settle(state: State, runtime: Runtime[Context]) -> State:
+    ledger = runtime.context.bag.ledger
+    answer = Verdict.model_validate(state["answer"])
+    proposal = ledger.get(Proposal, state["proposal"])
+    done = ledger.all(Decision, parent=proposal.id)
+    if not (done and done[-1].verdict == answer.verdict and done[-1].digest == answer.digest):
+        decision = Decision(proposal=proposal.id, verdict=answer.verdict, digest=answer.digest, note=answer.note)
+        status = "approved" if answer.verdict == "approve" else "vetoed"
+        habit = ledger.get(Habit, proposal.habit)
+        changes: list[Any] = [decision, proposal.model_copy(update={"status": status, "note": answer.note, "at": ""})]
+        if answer.verdict == "veto" and proposal.kind == "learn" and habit.stage == "proposed":
+            changes.append(habit.model_copy(update={"stage": "repeated", "at": ""}))
+        ledger.add_all(changes)
+    return {}
+
+
+def _train(state: State, runtime: Runtime[Context]) -> State:
+    bag = runtime.context.bag
+    proposal = bag.ledger.get(Proposal, state["proposal"])
+    if proposal.method == "none" or not proposal.examples:
+        check_approved(bag, proposal)
+        return {"run": ""}
+    if proposal.status != "running":
+        proposal = bag.ledger.add(proposal.model_copy(update={"status": "running", "at": ""}))
+    runtime.context.progress("train", {"proposal": proposal.id, "rows": len(proposal.examples)})
+    run = train(bag, proposal, lambda event: runtime.context.progress("train", event))
+    return {"run": run.id}
+
+
+def parts_after(bag: Bag, proposal: Proposal, run: Run | None) -> tuple[Part, ...]:
+    """The parts of the self that this proposal would make."""
+    now = bag.selves.current().parts
+    if proposal.kind == "decay":
+        return tuple(p.model_copy(update={"weight": proposal.weight}) if p.habit == proposal.habit else p for p in now)
+    if run is None:
+        return tuple(p for p in now if p.habit != proposal.habit)
+    if proposal.config.get("strategy") == "fresh":
+        return (*now, Part(habit=proposal.habit, adapter=run.adapter, stage="fresh"))
+    weights = {p.habit: p.weight for p in now}
+    return tuple(
+        Part(habit=h, adapter=run.adapter, weight=weights.get(h, 1.0) if h != proposal.habit else 1.0)
+        for h in proposal.living
+    )
+
+
+def voice_of(bag: Bag, parts: tuple[Part, ...]) -> Voice:
+    """The weights that ``parts`` mean; habits sharing an adapter share its full weight."""
+    weights: dict[str, float] = {}
+    for part in parts:
+        weights[part.adapter] = max(part.weight, weights.get(part.adapter, 0.0))
+    return Voice(tuple((bag.path / "adapters" / name, weight) for name, weight in weights.items()))
+
+
+def _examine(state: State, runtime: Runtime[Context]) -> State:
+    bag = runtime.context.bag
+    proposal = bag.ledger.get(Proposal, state["proposal"])
+    run = bag.ledger.get(Run, state["run"]) if state["run"] else None
+    if run is None:  # nothing was trained: weights only go down
+        return {"passed": True}
+    for report in bag.ledger.all(GateReport, parent=proposal.id):
+        if report.adapter == run.adapter:
+            return {"passed": report.passed or proposal.kind == "release"}
+    runtime.context.progress("examine", {"proposal": proposal.id, "adapter": run.adapter})
+    parts = parts_after(bag, proposal, run)
+    carried = [bag.ledger.get(Habit, p.habit) for p in parts]
+    subject = bag.ledger.get(Habit, proposal.habit)
+    learned = proposal.kind == "learn"
+    exam = Exam(
+        body=bag.body,
+        candidate=voice_of(bag, parts),
+        speaking=bag.selves.voice(bag.selves.current()),
+        habit=subject if learned else carried[-1],
+        earlier=[h for h in carried if h.id != (subject if learned else carried[-1]).id],
+        personas=proposal.config.get("personas", {}),  # type: ignore[arg-type]
+        tools=bag.toolboxes,
+        table=bag.settings.gate,
+    )
+    passed, probes, seconds = examine(exam)
+    bag.ledger.add(GateReport(proposal=proposal.id, adapter=run.adapter, passed=passed, probes=probes, seconds=seconds))
+    return {"passed": passed or proposal.kind == "release"}  # forgetting is the person's: the gate only reports
+
+
+def _promote(state: State, runtime: Runtime[Context]) -> State:
+    bag = runtime.context.bag
+    proposal = bag.ledger.get(Proposal, state["proposal"])
+    run = bag.ledger.get(Run, state["run"]) if state["run"] else None
+    parts = parts_after(bag, proposal, run)
+    now = bag.selves.current()
+    inside = {p.habit for p in parts}
+    texts = {bag.ledger.get(Habit, h).rule for h in inside | {proposal.habit}}
+    rules = tuple(r for r in now.mask.rules if r.habit not in inside | {proposal.habit} and r.text not in texts)
+    if now.parts != parts:
+        now = bag.selves.become(parts, now.mask.model_copy(update={"rules": rules}), proposal.id)
+    stage = {"learn": "essence", "decay": "fading", "release": "released"}.get(proposal.kind, "essence")
+    habit = bag.ledger.get(Habit, proposal.habit)
+    bag.ledger.add_all(
+        [
+            habit.model_copy(update={"stage": stage, "at": ""}),
+            proposal.model_copy(update={"status": "promoted", "at": ""}),
+        ]  # type: ignore[list-item]
+    )
+    runtime.context.progress("promote", {"self": now.id})
+    return {"self_name": now.id}
+
+
+def _reject(state: State, runtime: Runtime[Context]) -> State:
+    ledger = runtime.context.bag.ledger
+    proposal = ledger.get(Proposal, state["proposal"])
+    habit = ledger.get(Habit, proposal.habit)
+    ledger.add_all(
+        [
+            proposal.model_copy(update={"status": "rejected", "at": ""}),
+            habit.model_copy(update={"stage": "repeated", "at": ""}),
+        ]  # type: ignore[list-item]
+    )
+    return {"self_name": ""}
+
+
+def build() -> StateGraph[State, Context]:
+    """The graph, uncompiled; compile it with ``interrupt_before=["train"]``."""
+    graph = StateGraph(State, context_schema=Context)
+    for name, node in (("approve", _approve), ("settle", _settle), ("train", _train), ("examine", _examine),
+                       ("promote", _promote), ("reject", _reject)):  # fmt: skip
+        graph.add_node(name, node)
+    graph.add_edge(START, "approve")
+    graph.add_edge("approve", "settle")
+    graph.add_conditional_edges(
+        "settle", lambda s: "train" if s["answer"]["verdict"] == "approve" else END, ["train", END]
+    )
+    graph.add_edge("train", "examine")
+    graph.add_conditional_edges("examine", lambda s: "promote" if s["passed"] else "reject", ["promote", "reject"])
+    graph.add_edge("promote", END)
+    graph.add_edge("reject", END)
+    return graph
