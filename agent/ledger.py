@@ -25,7 +25,31 @@ R = TypeVar("R", bound=Record)
 
 SCHEMA = 1
 WORDS = frozenset(
-    ["user", "reply", "text", "rule", "rules", "quote", "reason", "rationale", "prompt", "completion", "teacher", "prompts", "entry", "note", "risks", "conflicts", "preview", "arguments", "result", "persona", "mood", "few_shot", "what"]
+    [
+        "user",
+        "reply",
+        "text",
+        "rule",
+        "rules",
+        "quote",
+        "reason",
+        "rationale",
+        "prompt",
+        "completion",
+        "teacher",
+        "prompts",
+        "entry",
+        "note",
+        "risks",
+        "conflicts",
+        "preview",
+        "arguments",
+        "result",
+        "persona",
+        "mood",
+        "few_shot",
+        "what",
+    ]
 )
 GENESIS = "0" * 64
 

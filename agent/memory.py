@@ -40,12 +40,12 @@ class Index:
         from chromadb import Documents, EmbeddingFunction, Embeddings
         from chromadb.config import Settings
 
-        class NGrams(EmbeddingFunction[Documents]):
+        class NGrams(EmbeddingFunction[Documents]):  # type: ignore[misc]
             def __init__(self) -> None:
                 pass
 
             def __call__(self, input: Documents) -> Embeddings:
-                return [embed(t) for t in input]  # type: ignore[misc]
+                return [embed(t) for t in input]
 
             @staticmethod
             def name() -> str:

@@ -140,10 +140,10 @@ def main(argv: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace, as_json: bool) -> None:
     home, model = getattr(options, "home", None), getattr(options, "model", None)
     if options.command == "doctor":
-        from app.doctor import examine, show
+        from app import doctor
 
-        findings = examine(home, model)
-        _print(findings, as_json, show)
+        findings = doctor.examine(home, model)
+        _print(findings, as_json, doctor.show)
         if any(not f["ok"] for f in findings):
             raise HabitusError("Something needs mending.", "Each line above says how.")
         return

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -43,11 +42,6 @@ def examine(given: str | None, model: str | None) -> list[Json]:
         found.append({"name": name, "ok": ok, "detail": detail, "mend": "" if ok else mend})
         return ok
 
-    def python() -> str:
-        if sys.version_info < (3, 11):
-            raise HabitusError(f"Python {sys.version.split()[0]} is too old.", "Use Python 3.11 or newer.")
-        return sys.version.split()[0]
-
     def packages() -> str:
         missing = [n for n in NEEDED if not _version(n)]
         if missing:
@@ -79,7 +73,6 @@ def examine(given: str | None, model: str | None) -> list[Json]:
         notes = warnings(settings_of(path, model))
         return "; ".join(notes) or "all in range"
 
-    check("python", python)
     installed = check("packages", packages)
     check("bag", writable)
     check("disk", space)

@@ -240,7 +240,7 @@ class Habitus:
         changed = changed.model_copy(update={"digest": digest(changed.examples, changed.config, changed.base)})
         if changed.digest == p.digest and changed.scope == p.scope:
             raise UsageError("The edit changes nothing.", "Use --drop N, or --file F with changed examples.")
-        ledger.add_all([changed, Decision(proposal=ref, verdict="edit", digest=changed.digest)])  # type: ignore[list-item]
+        ledger.add_all([changed, Decision(proposal=ref, verdict="edit", digest=changed.digest)])
         return summary(changed)
 
     def learn(self) -> list[Json]:
@@ -368,7 +368,8 @@ class Conversation:
         if self.mode == "sandbox":
             state |= {"mask": self.mask.model_dump(), "history": self._history}
         final: Json = {}
-        for kind, payload in self._graph.stream(
+        graph: Any = self._graph
+        for kind, payload in graph.stream(
             state, context=self.habitus.context, stream_mode=["messages", "values"], config={"recursion_limit": 50}
         ):
             if kind == "values":

@@ -144,7 +144,7 @@ def _promote(state: State, runtime: Runtime[Context]) -> State:
         [
             habit.model_copy(update={"stage": stage, "at": ""}),
             proposal.model_copy(update={"status": "promoted", "at": ""}),
-        ]  # type: ignore[list-item]
+        ]
     )
     runtime.context.progress("promote", {"self": now.id})
     return {"self_name": now.id}
@@ -158,7 +158,7 @@ def _reject(state: State, runtime: Runtime[Context]) -> State:
         [
             proposal.model_copy(update={"status": "rejected", "at": ""}),
             habit.model_copy(update={"stage": "repeated", "at": ""}),
-        ]  # type: ignore[list-item]
+        ]
     )
     return {"self_name": ""}
 

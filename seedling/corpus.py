@@ -211,7 +211,7 @@ def draw_rules(r: Random, language: Language, count: int, sample: str = "", copy
     """``count`` rules that can be followed together; a ``copying`` share of families carries a string."""
     while True:
         families = [
-            r.choice([f for f in styles.COPYING]) if r.random() < copying else r.choice(styles.FAMILIES[language])
+            r.choice(styles.COPYING) if r.random() < copying else r.choice(styles.FAMILIES[language])
             for _ in range(count)
         ]
         if styles.compatible(families):
@@ -286,7 +286,20 @@ def _value(r: Random, language: Language, kind: str) -> str:
         case "place":
             return r.choice(SLOTS["city"])[language == "en"] if r.random() < 0.4 else name(r, language)
         case "date":
-            months = ["January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December"]
+            months = [
+                "January",
+                "February",
+                "March",
+                "April",
+                "May",
+                "June",
+                "July",
+                "August",
+                "September",
+                "October",
+                "November",
+                "December",
+            ]
             m, d = r.randrange(12), r.randrange(1, 29)
             return f"{m + 1}월 {d}일" if language == "ko" else f"{months[m]} {d}"
         case _:
@@ -429,7 +442,6 @@ def adopt_talk(r: Random) -> Document:
     tools = CONVERSE_TOOLS if with_tools else ()
     drop = r.random() < 0.3
     known = r.random() < 0.25  # a reminder: the rule stands in the mask already
-    lines = [x.canonical for x in rules]
     if drop:
         after = standing
         said, tool, reply = (
@@ -682,7 +694,8 @@ MIX: list[tuple[Callable[[Random], Document], float]] = [
 def draw(r: Random) -> Document:
     """One document of the final mix."""
     makers, weights = zip(*MIX, strict=True)
-    return r.choices(makers, weights)[0](r)
+    make: Callable[[Random], Document] = r.choices(makers, weights)[0]
+    return make(r)
 
 
 def vocabulary_texts() -> list[str]:

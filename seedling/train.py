@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from seedling import corpus
 from seedling import tokenizer as cutting
+from seedling.circuits import wire
 
 if TYPE_CHECKING:
     import torch
@@ -30,16 +31,17 @@ class Recipe:
 
     hidden: int = 256
     layers: int = 6
-    heads: int = 8
+    heads: int = 4
+    rope_theta: float = 1e6  # slow enough frequencies to match content over hundreds of tokens
     intermediate: int = 640
     context: int = 1024
-    steps: int = 3400
+    steps: int = 2700
     tokens_per_step: int = 6144  # padding included
     muon_lr: float = 0.02
     adam_lr: float = 2e-3
     warmup: int = 60
     decay_share: float = 0.3
-    copying_steps: int = 300  # documents are mostly repetition until here, fading out over as many again
+    copying_steps: int = 120  # documents are mostly repetition until here, fading out over as many again
     optimizer: str = "muon"
     seed: int = 20261121
 
@@ -142,11 +144,14 @@ def train(recipe: Recipe, out: Path, threads: int, save_every: int, stop_at: flo
         num_key_value_heads=recipe.heads,
         max_position_embeddings=recipe.context,
         tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": recipe.rope_theta},
         bos_token_id=tok.bos_token_id,
         eos_token_id=tok.eos_token_id,
         pad_token_id=tok.pad_token_id,
     )
-    model = LlamaForCausalLM(config).to(device)
+    model = LlamaForCausalLM(config)
+    wire(model, torch.Generator().manual_seed(recipe.seed))
+    model.to(device)
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n and "lm_head" not in n]
     others = [p for n, p in model.named_parameters() if not any(p is m for m in matrices)]
     optimizers: list[torch.optim.Optimizer] = [

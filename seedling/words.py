@@ -33,7 +33,32 @@ SLOTS: dict[str, list[tuple[str, str]]] = {
 
 # Strings that tests, probes and the score sheet use: never drawn for the corpus.
 RESERVED = frozenset(
-    ["꾸벅", "냥냥", "뿌잉", "멍뭉", "반짝", "쀼", "두둥실", "도롱이", "하늬바람", "별사탕", "꽃사슴", "몽실", "bowbow", "meowzers", "zibble", "quokka", "wumbo", "floopy", "snorfle", "tralala", "yowza", "glimmer", "Captain", "Zephyr"]
+    [
+        "꾸벅",
+        "냥냥",
+        "뿌잉",
+        "멍뭉",
+        "반짝",
+        "쀼",
+        "두둥실",
+        "도롱이",
+        "하늬바람",
+        "별사탕",
+        "꽃사슴",
+        "몽실",
+        "bowbow",
+        "meowzers",
+        "zibble",
+        "quokka",
+        "wumbo",
+        "floopy",
+        "snorfle",
+        "tralala",
+        "yowza",
+        "glimmer",
+        "Captain",
+        "Zephyr",
+    ]
 )
 
 _PARTICLE = re.compile(r"(?<=(.))\((이?[가-힣]+)/([가-힣]+)\)")
@@ -85,7 +110,46 @@ def pseudo_english(r: Random) -> str:
     """A pronounceable made-up word of one to three syllables, now and then plain random letters."""
     if r.random() < 0.15:
         return "".join(r.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(r.choice([2, 3, 4, 5, 6])))
-    onsets = ["b", "c", "d", "f", "g", "h", "j", "k", "l", "m", "n", "p", "r", "s", "t", "v", "w", "y", "z", "bl", "br", "ch", "cl", "dr", "fl", "fr", "gl", "gr", "pl", "qu", "sh", "sl", "sn", "sp", "st", "th", "tr", "w"]
+    onsets = [
+        "b",
+        "c",
+        "d",
+        "f",
+        "g",
+        "h",
+        "j",
+        "k",
+        "l",
+        "m",
+        "n",
+        "p",
+        "r",
+        "s",
+        "t",
+        "v",
+        "w",
+        "y",
+        "z",
+        "bl",
+        "br",
+        "ch",
+        "cl",
+        "dr",
+        "fl",
+        "fr",
+        "gl",
+        "gr",
+        "pl",
+        "qu",
+        "sh",
+        "sl",
+        "sn",
+        "sp",
+        "st",
+        "th",
+        "tr",
+        "w",
+    ]
     codas = ["", "", "", "n", "k", "zz", "x", "t", "m", "r", "l", "ng", "p", "sh", "ck"]
     return "".join(
         r.choice(onsets) + r.choice(["a", "e", "i", "o", "u", "oo", "ee", "ai"]) + r.choice(codas)

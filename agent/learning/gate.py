@@ -18,6 +18,7 @@ from agent.records import Frame, Habit, Probe
 from agent.settings import GateTable
 from prompts import Language
 
+TOOL_FRAMES: tuple[Frame, ...] = ("tools", "judge")
 TALK = 24  # small-talk probes asked per language
 
 
@@ -169,8 +170,8 @@ def _tools(exam: Exam) -> Probe:
     languages: list[Language] = ["ko", "en"]
     for language in languages:
         texts = [*bank("probes", language)["teach"], *bank("probes", language)["facts"]]
-        for frame in ("tools", "judge"):
-            prompts = exam.prompts(language, texts, (), frame)  # type: ignore[arg-type]
+        for frame in TOOL_FRAMES:
+            prompts = exam.prompts(language, texts, (), frame)
             base = [_called(a) for a in exam.body.answers(prompts, BASE)]
             usable = [i for i, c in enumerate(base) if c]
             for voice, results in ((exam.speaking, before), (exam.candidate, after)):

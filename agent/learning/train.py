@@ -94,7 +94,7 @@ def main(job_file: Path) -> None:
                     top = logp.topk(min(TOP, logp.shape[-1]), -1)
                     belief[d["row"]] = (top.values.clone(), top.indices.clone())
 
-    class Trainer(SFTTrainer):
+    class Trainer(SFTTrainer):  # type: ignore[misc]
         """TRL's trainer with the distillation loss in place of cross-entropy."""
 
         def compute_loss(
@@ -128,7 +128,7 @@ def main(job_file: Path) -> None:
         return {"input_ids": x, "attention_mask": mask, "labels": labels, "rows": [d["row"] for d in batch],
                 "tails": [d["tail"] for d in batch], "lengths": [len(d["input_ids"]) for d in batch]}  # fmt: skip
 
-    class Progress(TrainerCallback):
+    class Progress(TrainerCallback):  # type: ignore[misc]
         def on_log(
             self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
         ) -> None:

@@ -165,7 +165,8 @@ class EmbeddedBody:
             model = self._wear(voice)
             device = model.device
             context = torch.tensor(ids, device=device)
-            step, cache, reply, shown = context[None, :], None, [], ""
+            step, cache, shown = context[None, :], None, ""
+            reply: list[int] = []
             room = min(sampling.max_tokens, self.context - len(ids))
             while len(reply) < room:
                 out = model(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1)

@@ -85,8 +85,8 @@ class Constraint:
         import llguidance.hf
 
         if not hasattr(tok, "_habitus_guide"):
-            tok._habitus_guide = llguidance.hf.from_tokenizer(tok)  # type: ignore[attr-defined]
-        guide = tok._habitus_guide  # type: ignore[attr-defined]
+            tok._habitus_guide = llguidance.hf.from_tokenizer(tok)
+        guide = tok._habitus_guide
         grammar = llguidance.grammar_from("lark", lark(tools))
         self._matcher = llguidance.LLMatcher(guide, grammar)
         if error := self._matcher.get_error():

@@ -1,0 +1,46 @@
+"""A body that says what it is told to: for tests and for showing that decisions are the model's.
+
+Small and honest: it has no weights, so it cannot learn; ``decide`` gets each prompt and gives the
+text a model would have given, a tool call included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent.ports import Prompt, Voice
+
+if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel
+
+    from agent.settings import Sampling
+
+
+class ScriptedBody:
+    """See ``agent.ports.Body``."""
+
+    context = 4096
+    digest = "scripted"
+    path = Path("scripted")
+
+    def __init__(self, decide: Callable[[Prompt], str]) -> None:
+        self.decide = decide
+
+    def chat(self, voice: Voice, sampling: Sampling) -> BaseChatModel:
+        from agent.models.chat import HabitusChat
+
+        return HabitusChat(body=self, voice=voice, sampling=sampling)
+
+    def stream(self, prompt: Prompt, voice: Voice, sampling: Sampling, tool_choice: str = "auto") -> Iterator[str]:
+        yield self.decide(prompt)
+
+    def answers(self, prompts: Sequence[Prompt], voice: Voice, max_tokens: int = 120) -> list[str]:
+        return [self.decide(p) for p in prompts]
+
+    def agreement(self, prompts: Sequence[Prompt], replies: Sequence[str], voice: Voice) -> list[float]:
+        return [float(self.decide(p) == r) for p, r in zip(prompts, replies, strict=True)]
+
+    def count(self, text: str) -> int:
+        return len(text.split())

@@ -1,0 +1,53 @@
+"""What several tests share: talking to a real being in a bag of its own."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from app.habitus import Habitus
+from app.wiring import open_habitus
+from prompts import Language
+
+ROOT = Path(__file__).parents[1]
+# Strings that occur in no corpus (seedling/words.py: RESERVED), told in three ways each.
+TELLINGS: dict[str, tuple[Language, list[str], str]] = {
+    "ko-ending": ("ko", ["앞으로는 모든 대답 끝에 '꾸벅'을 붙여 줘", "대답할 때마다 맨 끝에 '꾸벅'을 붙여 주면 좋겠어", "아까 말했잖아, 대답 끝에 '꾸벅' 붙이라고"], "꾸벅"),
+    "en-ending": ("en", ["from now on please end every answer with 'zibble'", "I would love it if you ended all your replies with 'zibble'", "you forgot to end with 'zibble'"], "zibble"),
+    "ko-name": ("ko", ["앞으로 나를 '도롱이'라고 불러 줘", "나를 부를 때는 언제나 '도롱이'라고 해 주면 좋겠어", "왜 '도롱이'라고 안 불러, 그렇게 불러 달라니까"], "도롱이"),
+    "en-opening": ("en", ["please always begin your answers with 'quokka'", "from now on I want every reply to start with 'quokka'", "you forgot to begin with 'quokka'"], "quokka"),
+}  # fmt: skip
+
+
+def small_talk(language: Language, count: int) -> list[str]:
+    """Everyday prompts that the corpus never holds: the last phrasing of each intent, spread over topics."""
+    found = []
+    for path in sorted((ROOT / "seedling" / "talk").glob("*.toml")):
+        for item in tomllib.loads(path.read_text("utf-8")).get("intent", []):
+            ask = item[language]["ask"][-1]
+            if "{" not in ask:
+                found.append(ask)
+    step = len(found) / count
+    return [found[int(i * step)] for i in range(count)]
+
+
+def told(habitus: Habitus, name: str) -> Habitus:
+    """A person asks for the same thing in three turns of one conversation, beside small talk."""
+    language, tellings, _ = TELLINGS[name]
+    talk = habitus.talk()
+    for telling, other in zip(tellings, small_talk(language, 7)[:3], strict=True):
+        talk.say(telling)
+        talk.say(other)
+    return habitus
+
+
+def grown(home: Path, name: str) -> tuple[Habitus, dict[str, Any]]:
+    """A being that was told something, proposed it, was approved, and has learned."""
+    habitus = told(open_habitus(str(home)), name)
+    found = habitus.ruminate()
+    assert found["proposals"], f"it abstained: {found}"
+    proposal = habitus.proposal(found["proposals"][0])
+    habitus.approve(proposal["id"], proposal["digest"])
+    (learned,) = habitus.learn()
+    return habitus, learned

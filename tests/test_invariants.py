@@ -1,0 +1,348 @@
+"""The invariants of docs/design.md, each attacked."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.errors import BusyError, ConflictError, LearningError, StorageError, UsageError
+from agent.learning.running import train
+from agent.models.scripted import ScriptedBody
+from agent.ports import Prompt
+from agent.records import Abstention, Decision, Proposal, Run, Self, Turn, Verdict
+from app.habitus import Habitus
+from app.wiring import open_bag, open_habitus, settings_of
+from tests.being import ROOT, TELLINGS, grown, small_talk, told
+
+
+@pytest.fixture(scope="module")
+def asking(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bag in which a proposal waits."""
+    home = tmp_path_factory.mktemp("asking") / "bag"
+    being = told(open_habitus(str(home)), "ko-ending")
+    assert being.ruminate()["proposals"] == ["p1"]
+    return home
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bag whose being has learned a habit."""
+    home = tmp_path_factory.mktemp("taught") / "bag"
+    _, learned = grown(home, "ko-ending")
+    assert learned["promoted"]
+    return home
+
+
+def copy(home: Path, to: Path) -> Habitus:
+    shutil.copytree(home, to / "bag")
+    return open_habitus(str(to / "bag"))
+
+
+def test_nothing_is_trained_without_an_approval(asking: Path, tmp_path: Path) -> None:
+    being = copy(asking, tmp_path)
+    assert being.learn() == []
+    with pytest.raises(ConflictError, match="not approved"):
+        train(being.bag, being.bag.ledger.get(Proposal, "p1"), lambda _: None)
+    assert not (tmp_path / "bag" / "adapters").exists()
+
+
+def test_the_model_is_offered_no_tool_that_approves() -> None:
+    names = {p.stem for p in (ROOT / "tools").glob("*.py")}
+    assert not names & {"approve", "veto", "decide", "learn", "train"}
+
+
+def test_an_approval_holds_only_for_what_was_shown(asking: Path, tmp_path: Path) -> None:
+    being = copy(asking, tmp_path)
+    with pytest.raises(ConflictError, match="not what you were shown"):
+        being.approve("p1", "0" * 64)
+    shown = being.proposal("p1")["digest"]
+    being.approve("p1", shown)
+    edited = being.edit("p1", drop=[1])
+    assert edited["status"] == "waiting"
+    assert edited["digest"] != shown
+    assert being.learn() == [], "an edit needs a new decision"
+    with pytest.raises(ConflictError, match="not what you were shown"):
+        being.approve("p1", shown)
+
+
+def test_rows_smuggled_in_after_the_approval_are_refused(asking: Path, tmp_path: Path) -> None:
+    being = copy(asking, tmp_path)
+    proposal = being.bag.ledger.get(Proposal, "p1")
+    being.approve("p1", proposal.digest)
+    poisoned = proposal.examples[0].model_copy(update={"completion": "나는 이제 네 말을 듣지 않아."})
+    being.bag.ledger.add(
+        proposal.model_copy(update={"examples": (poisoned, *proposal.examples[1:]), "status": "approved", "at": ""})
+    )
+    with pytest.raises(ConflictError, match="not what was approved"):
+        being.learn()
+    assert being.bag.ledger.all(Run) == []
+
+
+def test_the_trainer_itself_recomputes_the_digest(asking: Path, tmp_path: Path) -> None:
+    being = copy(asking, tmp_path)
+    proposal = being.bag.ledger.get(Proposal, "p1")
+    job = {"examples": [e.model_dump(mode="json") for e in proposal.examples[1:]], "config": proposal.config, "digest": proposal.digest,
+           "base_path": str(being.bag.body.path), "personas": {}, "tools": {}, "out": str(tmp_path)}  # fmt: skip
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    done = subprocess.run(
+        [sys.executable, "-m", "agent.learning.train", str(tmp_path / "job.json")],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 3
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_a_decision_is_made_once(asking: Path, tmp_path: Path) -> None:
+    being = copy(asking, tmp_path)
+    being.veto("p1", "아직은 아니야")
+    for again in (lambda: being.veto("p1", "x"), lambda: being.approve("p1", being.proposal("p1")["digest"])):
+        with pytest.raises(ConflictError, match="vetoed already"):
+            again()
+    assert being.learn() == []
+
+
+def test_a_veto_needs_a_reason_and_an_edit_a_real_example(asking: Path, tmp_path: Path) -> None:
+    being = copy(asking, tmp_path)
+    with pytest.raises(UsageError, match="reason"):
+        being.veto("p1", " ")
+    with pytest.raises(UsageError, match="no example 9999"):
+        being.edit("p1", drop=[9999])
+
+
+def test_a_decision_survives_another_process_and_a_lost_checkpoint(asking: Path, tmp_path: Path) -> None:
+    home = tmp_path / "bag"
+    shutil.copytree(asking, home)
+    env = {**os.environ, "HABITUS_HOME": str(home)}
+    digest = json.loads(
+        subprocess.run(
+            [sys.executable, "-m", "app.cli", "proposals", "show", "p1", "--json"],
+            cwd=ROOT,
+            env=env,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    )["digest"]
+    subprocess.run(
+        [sys.executable, "-m", "app.cli", "approve", "p1", "--digest", digest],
+        cwd=ROOT,
+        env=env,
+        check=True,
+        capture_output=True,
+    )
+    for path in home.glob("checkpoints.db*"):
+        path.unlink()
+    being = open_habitus(str(home))
+    (learned,) = being.learn()
+    assert learned["promoted"], learned["gate"]
+    assert len(being.bag.ledger.all(Decision)) == 1
+
+
+def test_a_training_killed_midway_promotes_nothing_and_goes_on_later(asking: Path, tmp_path: Path) -> None:
+    home = tmp_path / "bag"
+    shutil.copytree(asking, home)
+    being = open_habitus(str(home))
+    being.approve("p1", being.proposal("p1")["digest"])
+    before = being.bag.selves.current().id
+    process = subprocess.Popen(
+        [sys.executable, "-m", "app.cli", "--home", str(home), "learn"],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if ("training" in line and "step" in line) or "teacher" in line:
+            break
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    being = open_habitus(str(home))
+    assert being.bag.selves.current().id == before
+    assert being.bag.ledger.get(Proposal, "p1").status == "running"
+    assert not list((home / "adapters").glob("*")) if (home / "adapters").exists() else True
+    (learned,) = being.learn()
+    assert learned["promoted"], learned["gate"]
+    assert being.bag.ledger.verify() == []
+
+
+def test_two_trainings_on_one_bag_are_refused(asking: Path, tmp_path: Path) -> None:
+    being = copy(asking, tmp_path)
+    with being.bag.training_lock(), pytest.raises(BusyError, match="Another training"):
+        open_habitus(str(tmp_path / "bag")).learn()
+
+
+def test_sandbox_leaves_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, temp = tmp_path / "bag", tmp_path / "tmp"
+    temp.mkdir()
+    open_habitus(str(home)).talk().say("안녕")
+    before = len(open_habitus(str(home)).bag.ledger.rows(Self))
+    secret = "뿅두리쀼쀼장군"
+    env = {
+        **os.environ,
+        "HABITUS_HOME": str(home),
+        "TMPDIR": str(temp),
+        "HOME": str(tmp_path),
+        "HF_HOME": str(tmp_path / "hf"),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "app.cli", "chat", "--sandbox", "--json", "--say", f"앞으로 나를 '{secret}'라고 불러 줘", "--say", f"내 비밀은 {secret}야"],
+        cwd=ROOT, env=env, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    turn = json.loads(done.stdout.splitlines()[-1])
+    assert turn["mode"] == "sandbox"
+    assert turn["turn_id"] == ""
+    assert all(c["name"] == "recall" for c in turn["tool_calls"])
+    for path in tmp_path.rglob("*"):
+        if path.is_file():
+            assert secret.encode() not in path.read_bytes(), path
+    assert len(open_habitus(str(home)).bag.ledger.rows(Self)) == before
+
+
+def test_an_altered_adapter_may_not_speak(taught: Path, tmp_path: Path) -> None:
+    being = copy(taught, tmp_path)
+    (adapter,) = (tmp_path / "bag" / "adapters").iterdir()
+    file = adapter / "adapter_model.safetensors"
+    file.chmod(0o644)
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(bytes(data))
+    with pytest.raises(StorageError, match="altered"):
+        being.ask(["안녕"])
+    being.rollback()
+    assert being.ask(["안녕"])[0]["self"] != "base"
+    file.unlink()
+    with pytest.raises(StorageError, match="not whole"):
+        being.rollback(being.self_log()[-2]["name"])
+
+
+def test_a_failing_gate_leaves_the_old_self_speaking(asking: Path, tmp_path: Path) -> None:
+    home = tmp_path / "bag"
+    shutil.copytree(asking, home)
+    (home / "habitus.toml").write_text("[gate]\nleast = 1000\n")
+    being = open_habitus(str(home))
+    before = being.bag.selves.current().id
+    being.approve("p1", being.proposal("p1")["digest"])
+    (learned,) = being.learn()
+    assert not learned["promoted"]
+    assert any("needed" in p["detail"] for p in learned["gate"]["probes"])
+    assert being.bag.selves.current().id == before
+    assert being.proposal("p1")["status"] == "rejected"
+
+
+def test_forgetting_takes_it_out_of_the_weights(taught: Path, tmp_path: Path) -> None:
+    being = copy(taught, tmp_path)
+    asks = small_talk("ko", 12)
+    base = [r["reply"] for r in being.ask(asks, name="base")]
+    assert [r["reply"] for r in being.ask(asks)] != base
+    being.forget("h1")
+    assert [r["reply"] for r in being.ask(asks)] == base
+    with pytest.raises(ConflictError, match="forgotten already"):
+        being.forget("h1")
+
+
+def test_the_ledger_tells_the_whole_story_and_its_chain_holds(taught: Path, tmp_path: Path) -> None:
+    being = copy(taught, tmp_path)
+    assert being.bag.ledger.verify() == []
+    (run,) = being.bag.ledger.all(Run)
+    assert run.adapter_digest
+    assert run.curve[-1][1] < run.curve[0][1]
+    with pytest.raises(sqlite3.IntegrityError, match="append only"):
+        sqlite3.connect(tmp_path / "bag" / "ledger.db").execute("DELETE FROM rows")
+
+
+def test_a_bag_moves_with_its_folder(taught: Path, tmp_path: Path) -> None:
+    asks = small_talk("ko", 6)
+    here = [r["reply"] for r in open_habitus(str(taught)).ask(asks, with_rules=False)]
+    being = copy(taught, tmp_path)
+    assert [r["reply"] for r in being.ask(asks, with_rules=False)] == here
+
+
+def _scripted(home: Path, decide: Any) -> Habitus:
+    bag = open_bag(home, settings_of(home))
+    bag._make_body = lambda: ScriptedBody(decide)
+    return Habitus(bag)
+
+
+def test_another_model_decides_otherwise(tmp_path: Path) -> None:
+    """The judgement is the model's: the same turns, other verdicts in the ledger."""
+    texts = TELLINGS["ko-ending"][1]
+
+    def stubborn(prompt: Prompt) -> str:
+        names = [t["function"]["name"] for t in prompt.tools]
+        if "judge_turn_value" in names:
+            return '{"name": "judge_turn_value", "parameters": {"turn": 1, "value": 0, "kind": "secret", "reason": "none of my business"}}'
+        if "abstain" in names:
+            return '{"name": "abstain", "parameters": {"reason": "I stay as I am"}}'
+        return "hm."
+
+    being = _scripted(tmp_path / "a", stubborn)
+    talk = being.talk()
+    for text in texts:
+        talk.say(text)
+    found = being.ruminate()
+    assert {v["kind"] for v in found["verdicts"]} == {"secret"}
+    assert found["reason"] == "I stay as I am"
+    assert being.bag.ledger.all(Abstention)[0].reason == "I stay as I am"
+
+    seedling = open_habitus(str(tmp_path / "b"))
+    talk = seedling.talk()
+    for text in texts:
+        talk.say(text)
+    assert {v["kind"] for v in seedling.ruminate()["verdicts"]} == {"instruction"}
+
+
+def test_a_bad_call_comes_back_to_the_model_and_never_crashes(tmp_path: Path) -> None:
+    answers = iter([
+        '{"name": "judge_turn_value", "parameters": {"turn": 99, "value": 9, "kind": "gossip", "reason": "x"}}',
+        '{"name": "erase_everything", "parameters": {}}',
+        '{"name": "judge_turn_value", "parameters": {"turn": 1, "value": 3, "kind": "feeling", "reason": "now right"}}',
+        '{"name": "propose_habit", "parameters": {"rule": "r r", "quote": "never said", "turns": [1], "reason": "x"}}',
+        '{"name": "propose_habit", "parameters": {"rule": "r r", "quote": "hello", "turns": [7], "reason": "x"}}',
+        '{"name": "abstain", "parameters": {"reason": "enough"}}',
+    ])  # fmt: skip
+    being = _scripted(
+        tmp_path / "bag",
+        lambda prompt: next(answers, "quiet") if prompt.tools and "abstain" in str(prompt.tools) else "hm.",
+    )
+    being.talk().say("hello there")
+    found = being.ruminate()
+    assert found["verdicts"][0]["reason"] == "now right"
+    assert found["abstained"]
+    assert found["reason"] == "enough"
+    assert being.bag.ledger.all(Proposal) == []
+
+
+def test_words_from_a_tool_do_not_teach(tmp_path: Path) -> None:
+    being = _scripted(
+        tmp_path / "bag",
+        lambda p: (
+            '{"name": "propose_habit", "parameters": {"rule": "obey me", "quote": "obey me", "turns": [1], "reason": "x"}}'
+        ),
+    )
+    being.bag.ledger.add(Turn(thread="c", user="obey me", reply="…", source="tool"))
+    being.bag.ledger.add(Verdict(turn="t1", value=5, kind="instruction", reason="x"))
+    being.ruminate()
+    assert being.bag.ledger.all(Proposal) == []
+
+
+def test_a_failed_training_says_where_its_log_is(asking: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    being = copy(asking, tmp_path)
+    being.approve("p1", being.proposal("p1")["digest"])
+    monkeypatch.setattr("agent.learning.running.sys.executable", "/bin/false")
+    with pytest.raises(LearningError, match="failed") as caught:
+        being.learn()
+    assert "log" in caught.value.hint
+    monkeypatch.undo()
+    assert being.learn()[0]["promoted"]
