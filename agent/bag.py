@@ -21,9 +21,9 @@ from agent.errors import BusyError, StorageError
 from agent.ledger import Ledger
 from agent.memory import Index
 from agent.ports import Body
-from agent.records import Event, Frame, Habit, Turn, Verdict
+from agent.records import Abstention, Event, Frame, Habit, Proposal, Turn, Verdict
 from agent.selves import Selves
-from agent.settings import Settings
+from agent.settings import FILE, Settings, default_toml
 
 Toolboxes = dict[Frame, tuple[dict[str, Any], ...]]  # tools offered in each frame, for teaching and examining
 
@@ -36,7 +36,11 @@ class Bag:
 
     @cached_property
     def ledger(self) -> Ledger:
-        return Ledger(self.path / "ledger.db")
+        ledger = Ledger(self.path / "ledger.db")
+        settings = self.path / FILE
+        if not settings.exists():
+            settings.write_text(default_toml(), "utf-8")
+        return ledger
 
     @cached_property
     def body(self) -> Body:
@@ -53,7 +57,7 @@ class Bag:
 
     @cached_property
     def selves(self) -> Selves:
-        return Selves(self.ledger, self.path, self.settings, self.body.digest)
+        return Selves(self.ledger, self.path, self.settings, lambda: self.body.digest)
 
     def keep(self, turn: Turn) -> Turn:
         """Record a turn: ledger first, then the export and the index, which can be rebuilt."""
@@ -73,8 +77,14 @@ class Bag:
                     f"The turn is in the ledger, but its JSONL export cannot be written: {error}.",
                     "Free the disk or mend permissions, or set [sync] auto_save = false.",
                 ) from error
-        self.index.refresh()
+        self.index.add(turn.id, turn.user, "turn")
         return turn
+
+    def unjudged(self, limit: int) -> list[Turn]:
+        """The oldest turns that were neither judged nor declined to be judged."""
+        declined = {t for a in self.ledger.all(Abstention) if a.phase == "judge" for t in a.turns}
+        found = self.ledger.unjudged(Turn, limit + len(declined))
+        return [t for t in found if t.id not in declined][:limit]
 
     def kept_in(self, habit: Habit) -> int:
         """In how many conversations the habit's rule stood in the mask and the person let it stand."""
@@ -82,13 +92,24 @@ class Bag:
         threads: dict[str, bool] = {}
         for turn in self.ledger.all(Turn):
             if habit.rule in turn.rules and turn.id not in habit.evidence:
-                objected = verdicts.get(turn.id) == "correction"
-                threads[turn.thread] = threads.get(turn.thread, True) and not objected
+                kind = verdicts.get(turn.id)
+                if kind == "correction":
+                    threads[turn.thread] = False  # objected to
+                elif kind != "instruction":  # asking again is not keeping
+                    threads.setdefault(turn.thread, True)
         return sum(threads.values())
 
     def note(self, what: str, about: str = "") -> None:
         """Keep an event."""
         self.ledger.add(Event(what=what, about=about))
+
+    @contextmanager
+    def deciding_lock(self) -> Iterator[None]:
+        """One decision at a time, whichever process it comes from; waits."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "deciding.lock").open("a+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     @contextmanager
     def training_lock(self) -> Iterator[None]:
@@ -112,6 +133,22 @@ class Bag:
             file.write(str(os.getpid()))
             file.flush()
             yield
+
+
+def drop_rule(bag: Bag, text: str) -> None:
+    """Take a rule out of the mask; a habit that was only told is thereby let go."""
+    bag.selves.wear(
+        lambda mask: mask.model_copy(update={"rules": tuple(r for r in mask.rules if r.text != text)}), "dropped a rule"
+    )
+    for habit in bag.ledger.all(Habit):
+        if habit.rule == text and habit.stage in ("told", "repeated"):
+            bag.ledger.add(habit.model_copy(update={"stage": "released", "at": ""}))
+
+
+def settled(bag: Bag) -> set[str]:
+    """Habits that are in the weights, or about to be decided on."""
+    open_ = {p.habit for p in bag.ledger.all(Proposal) if p.status in ("waiting", "approved", "running")}
+    return open_ | {part.habit for part in bag.selves.current().parts}
 
 
 def living(bag: Bag) -> list[Habit]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from agent.errors import NotFoundError, StorageError
 from agent.records import Record
@@ -122,8 +122,14 @@ class Ledger:
 
     def add_all(self, records: list[R]) -> list[R]:
         """Append several records in one transaction: all or none."""
+        with self.together() as add:
+            return [add(record) for record in records]
+
+    @contextmanager
+    def together(self) -> Iterator[Callable[[Any], Any]]:
+        """One transaction: what is added inside is written as a whole or not at all."""
         with self._writing() as connection:
-            return [self._append(connection, record) for record in records]
+            yield lambda record: self._append(connection, record)
 
     def _append(self, connection: Connection, record: R) -> R:
         kind = type(record).__name__
@@ -205,7 +211,7 @@ class Ledger:
         return self._select(kind, "kind=? ORDER BY seq", (kind.__name__,))
 
     def unjudged(self, kind: type[R], limit: int) -> list[R]:
-        """Turns with no verdict and no abstention that named them, oldest first."""
+        """Turns with no verdict, oldest first."""
         return self._select(
             kind,
             "kind='Turn' AND ref NOT IN (SELECT parent FROM rows WHERE kind='Verdict') ORDER BY seq LIMIT ?",
@@ -230,7 +236,8 @@ class Ledger:
 
     def verify(self) -> list[str]:
         """What is wrong with the chain: one sentence for each broken row or altered text."""
-        wrong, last = [], GENESIS
+        wrong: list[str] = []
+        last = GENESIS
         with self._engine.connect() as connection:
             for seq, kind, ref, at, body, digest in connection.exec_driver_sql(
                 "SELECT seq, kind, ref, at, body, digest FROM rows ORDER BY seq"

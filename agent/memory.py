@@ -80,16 +80,19 @@ class Index:
     def refresh(self) -> None:
         """Take in what the ledger has gained."""
         have = set(self._words.get(include=[])["ids"])
-        items = [(t.id, t.user, "turn", t.thread) for t in self._ledger.all(Turn)]
-        items += [(m.id, m.text, "memory", "") for m in self._ledger.all(Memory)]
+        items = [(t.id, t.user, "turn") for t in self._ledger.all(Turn)]
+        items += [(m.id, m.text, "memory") for m in self._ledger.all(Memory)]
         new = [x for x in items if x[0] not in have and x[1].strip()]
         for i in range(0, len(new), 1000):
             some = new[i : i + 1000]
             self._words.add(
-                ids=[x[0] for x in some],
-                documents=[x[1] for x in some],
-                metadatas=[{"kind": x[2], "thread": x[3]} for x in some],
+                ids=[x[0] for x in some], documents=[x[1] for x in some], metadatas=[{"kind": x[2]} for x in some]
             )
+
+    def add(self, ref: str, text: str, kind: str) -> None:
+        """Take in one thing that was just recorded."""
+        if text.strip():
+            self._words.upsert(ids=[ref], documents=[text], metadatas=[{"kind": kind}])
 
     def near(self, text: str, kind: str, limit: int, least: float = 0.0) -> list[tuple[str, str, float]]:
         """``(id, text, cosine similarity)`` of the nearest words of a kind, best first."""

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.errors import ConflictError, StorageError
 from agent.ports import Voice
-from agent.records import Mask, Part, Run, Self, Speaking
+from agent.records import Habit, Mask, Part, Record, Run, Self, Speaking
 from agent.settings import Sampling, Settings, sampling
 
 if TYPE_CHECKING:
     from agent.ledger import Ledger
+
+
+BACK = "rollback to"
 
 
 def digest_of(adapter: Path) -> str:
@@ -34,63 +38,90 @@ def digest_of(adapter: Path) -> str:
 
 
 class Selves:
-    """The selves of one bag."""
+    """The selves of one bag. ``base`` gives the digest of the loaded base, asked only when needed."""
 
-    def __init__(self, ledger: Ledger, bag: Path, settings: Settings, base: str) -> None:
+    def __init__(self, ledger: Ledger, bag: Path, settings: Settings, base: Callable[[], str]) -> None:
         self._ledger, self._bag, self._settings, self._base = ledger, bag, settings, base
+        self._known: dict[Path, tuple[float, str]] = {}
 
     def current(self) -> Self:
-        """The self that speaks now; a fresh bag is born with its first."""
+        """The self that speaks now. An unborn being's is not recorded before something is."""
         speaking = self._ledger.last(Speaking)
-        if speaking is None:
-            mask = Mask(persona=self._settings.prompt.persona, few_shot=self._settings.prompt.few_shot)
-            return self._speak(self._new(Mask.model_validate(mask), (), "born"), "born")
-        return self._ledger.get(Self, speaking.self_name)
+        if speaking is not None:
+            return self._ledger.get(Self, speaking.self_name)
+        prompt = self._settings.prompt
+        return self._made(Mask(persona=prompt.persona, few_shot=prompt.few_shot), (), "born", self._base()).model_copy(
+            update={"id": "self-0001"}
+        )
 
     def refresh(self) -> Self:
-        """The current self, renewed first when the settings or the base it was made with have changed."""
-        now = self.current()
+        """The current self, recorded, and renewed first when settings or an adapterless base have changed."""
+        now = self._born()
         wanted = sampling(self._settings).model_dump(mode="json")
-        if now.base != self._base:
-            if now.parts:
-                raise ConflictError(
-                    "The base model is not the one this being's adapters were trained on.",
-                    "Point [model] name back to it, or start another bag with --home.",
-                )
-            return self._speak(self._new(now.mask, (), "another base"), "another base")
-        if now.sampling != wanted or now.template != self._settings.model.template:
-            return self._speak(self._new(now.mask, now.parts, "settings"), "settings")
+        base = self._base()
+        if now.base != base and now.parts:
+            raise _foreign(now)
+        if now.base != base or now.sampling != wanted or now.template != self._settings.model.template:
+            return self._speak(self._made(now.mask, now.parts, "settings", base))
         return now
 
     def get(self, name: str) -> Self:
         """A self by name."""
         return self._ledger.get(Self, name)
 
-    def wear(self, mask: Mask, cause: str) -> Self:
-        """A new self with another mask."""
-        now = self.current()
-        return now if mask == now.mask else self._speak(self._new(mask, now.parts, cause), cause)
+    def wear(self, edit: Callable[[Mask], Mask], cause: str) -> Self:
+        """A new self with an edited mask. ``edit`` gets the mask of the moment it is written."""
+        return self._change(lambda now: now.model_copy(update={"mask": edit(now.mask)}), cause)
 
-    def become(self, parts: tuple[Part, ...], mask: Mask, cause: str) -> Self:
-        """A new self with other weights."""
-        return self._speak(self._new(mask, parts, cause), cause)
+    def become(
+        self, parts: tuple[Part, ...], edit: Callable[[Mask], Mask], cause: str, along: Sequence[Record]
+    ) -> Self:
+        """A new self with other weights, written together with the records ``along``: all or none."""
+        return self._change(lambda now: now.model_copy(update={"mask": edit(now.mask), "parts": parts}), cause, along)
+
+    def _change(self, change: Callable[[Self], Self], cause: str, along: Sequence[Record] = ()) -> Self:
+        """Read, change and write while nobody else can write: two processes lose nothing of each other's."""
+        self._born()
+        with self._ledger.together() as add:
+            now = self.current()
+            new = change(now)
+            if new != now:
+                now = add(new.model_copy(update={"id": "", "at": "", "cause": cause}))
+                add(Speaking(self_name=now.id, cause=cause))
+            for record in along:
+                add(record)
+        return now
 
     def back(self, name: str = "") -> Self:
         """Let an earlier self speak again: ``name``, or the one before the last weight change.
+
+        A second call without a name goes further back: what was undone is not returned to.
 
         Raises:
             NotFoundError: no such self.
             ConflictError: there is no weight change to undo.
         """
-        if name:
-            self.voice(self.get(name))
-            return self._speak(self.get(name), f"rollback to {name}")
-        now = self.current()
-        for speaking in reversed(self._ledger.rows(Speaking)):
-            earlier = self.get(speaking.self_name)
-            if earlier.parts != now.parts:
-                self.voice(earlier)
-                return self._speak(earlier, "rollback")
+        target = self.get(name) if name else self._before_last_change()
+        self.voice(target)
+        inside = {p.habit for p in target.parts}
+        stages: list[Record] = []
+        for habit in self._ledger.all(Habit):
+            if habit.id in inside and habit.stage not in ("essence", "fading"):
+                stages.append(habit.model_copy(update={"stage": "essence", "at": ""}))
+            elif habit.id not in inside and habit.stage in ("essence", "fading"):
+                stages.append(habit.model_copy(update={"stage": "repeated", "at": ""}))
+        return self._speak(target, f"{BACK} {target.id}", stages)
+
+    def _before_last_change(self) -> Self:
+        trail: list[Self] = []  # selves in the order they spoke, with what was undone cut off
+        for speaking in self._ledger.rows(Speaking):
+            who = self.get(speaking.self_name)
+            if speaking.cause.startswith(BACK) and who in trail:
+                trail = trail[: trail.index(who)]
+            trail.append(who)
+        for earlier in reversed(trail):
+            if earlier.parts != self.current().parts:
+                return earlier
         raise ConflictError(
             "There is no weight change to undo.", "See `habitus self log`; `rollback NAME` goes to any self."
         )
@@ -100,7 +131,12 @@ class Selves:
 
         Raises:
             StorageError: an adapter is missing or was altered.
+            ConflictError: they were trained on another base than the one loaded.
         """
+        if not who.parts:
+            return Voice()
+        if who.base != self._base():
+            raise _foreign(who)
         weights: dict[str, float] = {}
         for part in who.parts:
             weights[part.adapter] = max(part.weight, weights.get(part.adapter, 0.0))
@@ -108,7 +144,7 @@ class Selves:
         paths = []
         for name, weight in weights.items():
             path = self._bag / "adapters" / name
-            if digest_of(path) != known.get(name):
+            if self._fingerprint(path) != known.get(name):
                 raise StorageError(
                     f"The adapter {name} was altered since it passed the gate; it may not speak.",
                     "`habitus rollback` returns to an earlier self; a copy of the bag brings the adapter back.",
@@ -120,18 +156,44 @@ class Selves:
         """The sampling saved with ``who``."""
         return Sampling.model_validate(who.sampling)
 
-    def _new(self, mask: Mask, parts: tuple[Part, ...], cause: str) -> Self:
-        return self._ledger.add(
-            Self(
-                base=self._base,
-                parts=parts,
-                mask=mask,
-                sampling=sampling(self._settings).model_dump(mode="json"),
-                template=self._settings.model.template,
-                cause=cause,
-            )
+    def _fingerprint(self, adapter: Path) -> str:
+        """``digest_of`` once for each state of the files."""
+        try:
+            stamp = max(p.stat().st_mtime for p in adapter.iterdir())
+        except (OSError, ValueError):
+            stamp = 0.0
+        seen = self._known.get(adapter)
+        if seen is None or seen[0] != stamp:
+            seen = self._known[adapter] = (stamp, digest_of(adapter))
+        return seen[1]
+
+    def _born(self) -> Self:
+        now = self.current()
+        return now if self._ledger.last(Speaking) else self._speak(now)
+
+    def _made(self, mask: Mask, parts: tuple[Part, ...], cause: str, base: str) -> Self:
+        """A self in hand, not yet recorded."""
+        return Self(
+            base=base,
+            parts=parts,
+            mask=mask,
+            sampling=sampling(self._settings).model_dump(mode="json"),
+            template=self._settings.model.template,
+            cause=cause,
         )
 
-    def _speak(self, who: Self, cause: str) -> Self:
-        self._ledger.add(Speaking(self_name=who.id, cause=cause))
-        return who
+    def _speak(self, who: Self, cause: str = "", along: Sequence[Record] = ()) -> Self:
+        """Let ``who`` speak from here on, recording it first when it is new."""
+        with self._ledger.together() as add:
+            recorded = who if who.at else add(who)
+            add(Speaking(self_name=recorded.id, cause=cause or who.cause))
+            for record in along:
+                add(record)
+        return recorded
+
+
+def _foreign(who: Self) -> ConflictError:
+    return ConflictError(
+        f"The adapters of {who.id} were trained on another base model than the one loaded.",
+        "Point [model] name back to it, or open another bag with --home.",
+    )

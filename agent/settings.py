@@ -145,7 +145,6 @@ class SyncTable(Table):
 class Settings(Table):
     """The whole of ``habitus.toml``."""
 
-    language: Literal["auto", "ko", "en"] = "auto"
     model: ModelTable = ModelTable()
     sampling: Sampling = Sampling()
     prompt: PromptTable = PromptTable()
@@ -288,7 +287,6 @@ def default_toml() -> str:
     """A commented ``habitus.toml`` with every setting at its default."""
     lines = [
         "# Habitus settings. Every value is optional; these are the defaults.",
-        '# language = "auto"   # auto, ko or en: the language of the prompts',
     ]
     for name, field in Settings.model_fields.items():
         table = field.annotation

@@ -121,6 +121,9 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nhabitus: stopped; nothing was half-done.", file=sys.stderr)
         return 130
+    except UnicodeEncodeError:
+        print("habitus: The text is not valid UTF-8.\n  → Check the terminal's encoding.", file=sys.stderr)
+        return 2
     except BrokenPipeError:
         sys.stderr.close()
         return 0
@@ -150,7 +153,7 @@ def _run(options: argparse.Namespace, as_json: bool) -> None:
     if options.command == "demo":
         from app.demo import play
 
-        play(home, options.keep)
+        play(options.keep)
         return
     from app import show
     from app.wiring import open_habitus
@@ -213,20 +216,19 @@ def _confirmed(habitus: Habitus, ref: str, as_json: bool) -> str:
             "A script approves with --digest.", f"The digest stands in `habitus proposals show {ref} --json`."
         )
     show.proposal(found)
-    if input("\nMay this grow into its weights? 이것을 몸에 새겨도 될까요? [y/N] ").strip().lower() not in (
-        "y",
-        "yes",
-        "네",
-        "예",
-        "응",
-        "ㅇ",
-    ):
+    try:
+        said = input("\nMay this grow into its weights? 이것을 몸에 새겨도 될까요? [y/N] ")
+    except EOFError:
+        said = ""
+    if said.strip().lower() not in ("y", "yes", "네", "예", "응", "ㅇ"):
         raise ConflictError("Nothing was approved.", f"To refuse it for good: habitus veto {ref} --reason TEXT")
     return str(found["digest"])
 
 
 def _chat(habitus: Habitus, options: argparse.Namespace, as_json: bool) -> None:
     talk = habitus.talk(options.thread, "sandbox" if options.sandbox else "growth")
+    if as_json and not options.say:
+        options.say = [line.strip() for line in sys.stdin if line.strip()]
     if not options.say:
         from app.chat import converse
 

@@ -37,10 +37,10 @@ SCRIPT: dict[Language, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def play(home: str | None, keep: bool) -> None:
+def play(keep: bool) -> None:
     """Talk, ruminate, approve, learn, ask without the mask, roll back."""
     started = time.monotonic()
-    where = home or tempfile.mkdtemp(prefix="habitus-demo-")
+    where = tempfile.mkdtemp(prefix="habitus-demo-")
     language: Language = "ko" if os.environ.get("LANG", "").startswith("ko") else "en"
     script = SCRIPT[language]
 
@@ -83,7 +83,11 @@ def play(home: str | None, keep: bool) -> None:
         print(f"    (6 of {len(proposal['examples'])} examples shown; `habitus proposals show` lists all)")
         habitus.approve(proposal["id"], proposal["digest"], "approved by the demo in your place")
         title(3)
-        show.learned(habitus.learn())
+        (learned,) = habitus.learn()
+        show.learned([learned])
+        if not learned["promoted"]:
+            print("The gate kept the old self speaking; nothing was lost.")
+            return
         title(4)
         after = replies(asks)
         for text, a, b in zip(asks, before, after, strict=True):
@@ -96,8 +100,8 @@ def play(home: str | None, keep: bool) -> None:
         for text, b, c in zip(asks, before, back, strict=True):
             print(f"  {text}\n    {script['back']:<12} {c}{'' if b == c else '   ≠ before!'}")
         print(f"  {who['name']} speaks. " + script["end"].format(time.monotonic() - started))
-        if keep or home:
+        if keep:
             print(f"  The bag: {Path(where)}")
     finally:
-        if not keep and not home:
+        if not keep:
             shutil.rmtree(where, ignore_errors=True)

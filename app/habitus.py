@@ -11,15 +11,18 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from langchain_core.messages import AIMessageChunk
 from langgraph.types import Command
 from pydantic import ValidationError
 
-from agent.bag import Bag, living
-from agent.errors import ConflictError, NotFoundError, UsageError
+from agent.bag import Bag, drop_rule, living
+from agent.errors import ConflictError, HabitusError, NotFoundError, UsageError
 from agent.learning.data import digest, is_probe
+from agent.learning.proposing import file_release, refile, stale
+from agent.learning.running import check_approved
+from agent.models.chat import to_message
 from agent.ports import BASE, Prompt, Voice
 from agent.records import (
     Decision,
@@ -41,6 +44,7 @@ from graphs.context import Context, Progress, silent
 from prompts import language_of
 
 Json = dict[str, Any]
+ASK_MOST = 512  # tokens of a probe's answer
 
 
 class Habitus:
@@ -69,17 +73,12 @@ class Habitus:
         voice = bag.selves.voice(who) if who else BASE
         prompts, masks = [], []
         for text in texts:
-            language = converse.prompt_language(bag, text)
+            language = language_of(text)
             messages = converse.ask_messages(who, text, language, with_rules)
-            prompts.append(
-                Prompt(
-                    tuple(
-                        {"role": "system" if m.type == "system" else "user", "content": str(m.text)} for m in messages
-                    )
-                )
-            )
+            prompts.append(Prompt(tuple(to_message(m) for m in messages)))
             masks.append(list(who.mask.rules_for(language)) if who and with_rules else [])
-        replies = bag.body.answers(prompts, voice)
+        most = bag.selves.sampling(who).max_tokens if who else bag.settings.sampling.max_tokens
+        replies = bag.body.answers(prompts, voice, min(most, ASK_MOST))
         return [
             {"text": t, "reply": r, "self": who.id if who else "base", "mask": m}
             for t, r, m in zip(texts, replies, masks, strict=True)
@@ -96,11 +95,14 @@ class Habitus:
         if any(r.text == rule for r in now.rules):
             return self.bag.selves.current()
         habit = self.bag.ledger.add(Habit(rule=rule, scope=(language_of(rule),)))
-        return self.bag.selves.wear(with_rule(now, rule, habit.id), "mask add")
+        return self.bag.selves.wear(lambda mask: with_rule(mask, rule, habit.id), "mask add")
 
     def mask_drop(self, number: int) -> Self:
         """Take the rule shown under ``number`` (from 1) out of the mask."""
-        return self.bag.selves.wear(without_rule(self.bag.selves.current().mask, number), "mask drop")
+        mask = self.bag.selves.current().mask
+        without_rule(mask, number)
+        drop_rule(self.bag, mask.rules[number - 1].text)
+        return self.bag.selves.current()
 
     def mask_use(self, file: Path) -> Self:
         """Wear the mask a TOML file describes: persona, mood, rules, few_shot; what it leaves out stays."""
@@ -112,23 +114,31 @@ class Habitus:
                     f"{file} sets {sorted(unknown)}, which a mask does not have.",
                     "It may hold persona, mood, rules, few_shot.",
                 )
+            if not isinstance(table.get("rules", []), list):
+                raise TypeError("rules is a list of sentences")
             if "rules" in table:
                 table["rules"] = [{"text": t, "scope": (language_of(t),)} for t in table["rules"]]
             if isinstance(table.get("persona"), str):
                 table["persona"] = {"ko": table["persona"], "en": table["persona"]}
-            mask = Mask.model_validate({**self.bag.selves.current().mask.model_dump(), **table})
+            Mask.model_validate({**self.bag.selves.current().mask.model_dump(), **table})
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ValidationError, TypeError) as error:
             raise UsageError(
                 f"{file} cannot be worn: {str(error).splitlines()[0]}", 'Example: persona = "…"\\nrules = ["…"]'
             ) from error
-        return self.bag.selves.wear(mask, f"mask use {file.name}")
+        return self.bag.selves.wear(
+            lambda mask: Mask.model_validate({**mask.model_dump(), **table}), f"mask use {file.name}"
+        )
 
     # -- learning ------------------------------------------------------------------------------
 
     def ruminate(self) -> Json:
         """Let the self judge what is new and propose, or abstain."""
-        graph = ruminate.build().compile()
-        state = graph.invoke({}, context=self.context, config={"recursion_limit": 1000})
+        bag, graph = self.bag, ruminate.build().compile()
+        state = graph.invoke(
+            {},
+            context=self.context,
+            config={"recursion_limit": 200 + bag.settings.rumination.turns + 40 * bag.settings.rumination.proposals},
+        )
         ledger = self.bag.ledger
         verdicts = [ledger.get(Verdict, v) for v in state["verdicts"]]
         return {
@@ -174,25 +184,39 @@ class Habitus:
             )
         return self._decide(ref, "veto", self.bag.ledger.get(Proposal, ref).digest, reason)
 
-    def _decide(self, ref: str, verdict: str, shown: str, note: str) -> Json:
-        p = self.bag.ledger.get(Proposal, ref)
-        if p.status != "waiting":
-            raise ConflictError(f"{ref} is {p.status} already.", "See `habitus proposals`; a decision is made once.")
-        if shown != p.digest:
-            raise ConflictError(
-                f"{ref} is not what you were shown: its digest is {p.digest[:12]}…, not {shown[:12]}….",
-                f"Read it again with `habitus proposals show {ref}`.",
-            )
-        graph, config = self._update, _thread_of(p)
+    def _decide(self, ref: str, verdict: Literal["approve", "veto"], shown: str, note: str) -> Json:
+        with self.bag.deciding_lock():
+            p = self.bag.ledger.get(Proposal, ref)
+            if verdict == "veto" and p.status in ("approved", "running"):  # a change of mind before it has happened
+                with self.bag.training_lock():
+                    update.settle(self.bag, p.id, update.Verdict(verdict=verdict, digest=p.digest, note=note))
+                return summary(self.bag.ledger.get(Proposal, ref))
+            if p.status != "waiting":
+                raise ConflictError(
+                    f"{ref} is {p.status} already.", "See `habitus proposals`; a decision is made once."
+                )
+            if shown != p.digest:
+                raise ConflictError(
+                    f"{ref} is not what you were shown: its digest is {p.digest[:12]}…, not {shown[:12]}….",
+                    f"Read it again with `habitus proposals show {ref}`.",
+                )
+            self._answer(p, {"verdict": verdict, "digest": shown, "note": note})
+            return summary(self.bag.ledger.get(Proposal, ref))
+
+    def _answer(self, p: Proposal, answer: Json) -> None:
+        """Bring the proposal's thread to its interrupt and resume it with the person's answer."""
+        graph, config = self._update, self._thread(p)
         if not graph.get_state(config).next:
             graph.invoke({"proposal": p.id}, config, context=self.context, durability="sync")
-        graph.invoke(
-            Command(resume={"verdict": verdict, "digest": shown, "note": note}),
-            config,
-            context=self.context,
-            durability="sync",
-        )
-        return summary(self.bag.ledger.get(Proposal, ref))
+        if graph.get_state(config).next == ("approve",):
+            graph.invoke(Command(resume=answer), config, context=self.context, durability="sync")
+        while graph.get_state(config).next == ("settle",):  # a crash came between answer and record
+            graph.invoke(None, config, context=self.context, durability="sync")
+
+    def _thread(self, p: Proposal) -> Any:
+        """One thread for each version of a proposal a person was shown."""
+        edits = sum(d.verdict == "edit" for d in self.bag.ledger.all(Decision, parent=p.id))
+        return {"configurable": {"thread_id": f"{p.id}.{edits}"}, "recursion_limit": 50}
 
     def edit(self, ref: str, drop: Sequence[int] = (), file: Path | None = None) -> Json:
         """Change what would be trained on. It waits for a new decision, under a new digest."""
@@ -223,7 +247,7 @@ class Habitus:
         if wrong:
             raise UsageError(f"{ref} has no example {wrong[0]}.", f"It has 1 to {len(examples)}.")
         examples = tuple(e for i, e in enumerate(examples, 1) if i not in drop)
-        leaks = [e.prompt for e in examples if e.frame == "plain" and is_probe(e.prompt, e.language)]
+        leaks = [e.prompt for e in examples if is_probe(e.prompt)]
         if leaks:
             raise UsageError(
                 f"An example is one of the gate's questions: {leaks[0]!r}.", "Change it: the exam must stay unseen."
@@ -232,36 +256,61 @@ class Habitus:
             raise UsageError(
                 "Nothing of the habit itself would be left.", f"To refuse it, `habitus veto {ref} --reason …`."
             )
-        changed = Proposal.model_validate(
-            {**p.model_dump(), **change, "examples": examples, "status": "waiting", "at": ""}
+        try:
+            changed = Proposal.model_validate(
+                {**p.model_dump(), **change, "examples": examples, "status": "waiting", "at": ""}
+            )
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise UsageError(
+                f"{where}: {first['msg']}.", f"Start from `habitus proposals show {ref} --json`."
+            ) from error
+        if not changed.scope:
+            raise UsageError("A habit needs a scope.", 'It may be ["ko"], ["en"] or both.')
+        config = changed.config | ({"scope": list(changed.scope)} if "scope" in p.config else {})
+        changed = changed.model_copy(
+            update={"config": config, "preview": (), "digest": digest(examples, config, changed.base)}
         )
-        if changed.scope != p.scope:
-            ledger.add(ledger.get(Habit, p.habit).model_copy(update={"scope": changed.scope, "at": ""}))
-        changed = changed.model_copy(update={"digest": digest(changed.examples, changed.config, changed.base)})
-        if changed.digest == p.digest and changed.scope == p.scope:
+        if changed.digest == p.digest:
             raise UsageError("The edit changes nothing.", "Use --drop N, or --file F with changed examples.")
-        ledger.add_all([changed, Decision(proposal=ref, verdict="edit", digest=changed.digest)])
+        with ledger.together() as add:
+            add(changed)
+            add(Decision(proposal=ref, verdict="edit", digest=changed.digest))
+            if changed.scope != p.scope:
+                add(ledger.get(Habit, p.habit).model_copy(update={"scope": changed.scope, "at": ""}))
         return summary(changed)
 
     def learn(self) -> list[Json]:
-        """Run what is approved: train → gate → promote or reject. A run cut short goes on."""
+        """Run what is approved: train → gate → promote or reject. A run cut short goes on.
+
+        One that fails leaves the others their turn; it stays approved, and its error comes last.
+        """
+        done: list[Json] = []
+        failed: list[HabitusError] = []
         with self.bag.training_lock():
-            ready = [p for p in self.bag.ledger.all(Proposal) if p.status in ("approved", "running")]
-            return [self._learn(p) for p in ready]
+            ready = [p.id for p in self.bag.ledger.all(Proposal) if p.status in ("approved", "running")]
+            for ref in ready:
+                try:
+                    done.append(self._learn(self.bag.ledger.get(Proposal, ref)))
+                except HabitusError as error:
+                    self.bag.note(error.message, ref)
+                    failed.append(error)
+        if failed:
+            raise failed[0]
+        return done
 
     def _learn(self, p: Proposal) -> Json:
-        graph, config = self._update, _thread_of(p)
-        if not graph.get_state(config).next:
-            last = self.bag.ledger.all(Decision, parent=p.id)[
-                -1
-            ]  # the checkpoint is only an index: begin anew from the ledger
-            graph.invoke({"proposal": p.id}, config, context=self.context, durability="sync")
-            graph.invoke(
-                Command(resume={"verdict": last.verdict, "digest": last.digest, "note": last.note}),
-                config,
-                context=self.context,
-                durability="sync",
-            )
+        if stale(self.bag, p):
+            fresh = refile(self.bag, p)
+            return {"proposal": p.id, "adapter": "", "self": self.bag.selves.current().id, "promoted": False, "replaced_by": fresh.id,
+                    "gate": {"passed": False, "probes": []}, "seconds": {"train": 0.0, "gate": 0.0, "swap": 0.0}}  # fmt: skip
+        check_approved(self.bag, p)
+        graph, config = self._update, self._thread(p)
+        if graph.get_state(config).next in ((), ("approve",), ("settle",)):
+            # the checkpoint is only an index: begin anew from the recorded decision
+            last = self.bag.ledger.all(Decision, parent=p.id)[-1]
+            self._answer(p, {"verdict": last.verdict, "digest": last.digest, "note": last.note})
         started = time.monotonic()
         state = graph.invoke(None, config, context=self.context, durability="sync")
         whole = time.monotonic() - started
@@ -280,11 +329,15 @@ class Habitus:
 
     @cached_property
     def _update(self) -> Any:
+        from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
         from langgraph.checkpoint.sqlite import SqliteSaver
 
         self.bag.path.mkdir(parents=True, exist_ok=True)
         _ = self.bag.ledger
-        saver = SqliteSaver(sqlite3.connect(self.bag.path / "checkpoints.db", check_same_thread=False, timeout=30))
+        strict = JsonPlusSerializer(allowed_msgpack_modules=None)  # the default one calls whatever a checkpoint names
+        saver = SqliteSaver(
+            sqlite3.connect(self.bag.path / "checkpoints.db", check_same_thread=False, timeout=30), serde=strict
+        )
         return update.build().compile(checkpointer=saver, interrupt_before=["train"])
 
     def sleep(self) -> Json:
@@ -321,23 +374,24 @@ class Habitus:
     def forget(self, ref: str) -> Json:
         """The person's own decision that a habit shall go: out of mask and weights."""
         bag = self.bag
-        habit = bag.ledger.get(Habit, ref)
-        if habit.stage == "released":
-            raise ConflictError(f"{ref} is forgotten already.", "See `habitus self log`.")
-        now = bag.selves.current()
-        rules = tuple(r for r in now.mask.rules if r.habit != ref and r.text != habit.rule)
-        bag.selves.wear(now.mask.model_copy(update={"rules": rules}), f"forget {ref}")
-        for p in bag.ledger.all(Proposal, parent=ref):
-            if p.status in ("waiting", "approved", "running"):
-                bag.ledger.add(p.model_copy(update={"status": "withdrawn", "note": "forgotten", "at": ""}))
-        if ref not in {p.habit for p in now.parts}:
-            bag.ledger.add(habit.model_copy(update={"stage": "released", "at": ""}))
-            return {"habit": ref, "self": bag.selves.current().id, "gate": None}
-        from agent.learning.proposing import file_release
-
-        proposal = file_release(bag, habit)
-        self.approve(proposal.id, proposal.digest, "forget is the person's decision")
         with bag.training_lock():
+            habit = bag.ledger.get(Habit, ref)
+            now = bag.selves.current()
+            inside = ref in {p.habit for p in now.parts}
+            if habit.stage == "released" and not inside:
+                raise ConflictError(f"{ref} is forgotten already.", "See `habitus self log`.")
+            for p in bag.ledger.all(Proposal, parent=ref):
+                if p.status in ("waiting", "approved", "running"):
+                    bag.ledger.add(p.model_copy(update={"status": "withdrawn", "note": "forgotten", "at": ""}))
+            if any(r.habit == ref or r.text == habit.rule for r in now.mask.rules):
+                drop_rule(bag, habit.rule)
+            if not inside:
+                bag.ledger.add(habit.model_copy(update={"stage": "released", "at": ""}))
+                return {"habit": ref, "self": bag.selves.current().id, "gate": None}
+            proposal = file_release(bag, habit, "The person asked to forget it.")
+            self._answer(
+                proposal, {"verdict": "approve", "digest": proposal.digest, "note": "forget is the person's decision"}
+            )
             done = self._learn(bag.ledger.get(Proposal, proposal.id))
         return {"habit": ref, "self": done["self"], "gate": done["gate"]}
 
@@ -423,10 +477,6 @@ def without_rule(mask: Mask, number: int) -> Mask:
 def new_thread() -> str:
     """A fresh conversation's name."""
     return f"c-{datetime.now(UTC):%Y%m%d}-{secrets.token_hex(3)}"
-
-
-def _thread_of(p: Proposal) -> Any:
-    return {"configurable": {"thread_id": f"{p.id}:{p.digest[:16]}"}, "recursion_limit": 50}
 
 
 def summary(p: Proposal) -> Json:

@@ -18,12 +18,23 @@ _MARK = {
 }
 
 
+_BLANK = frozenset("\u115f\u1160\u2800\u3164\uffa0\u034f")  # letters and marks that look like nothing
+
+
 def visible(text: str) -> str:
-    """``text`` with invisible, control and direction-changing characters spelled out."""
-    return "".join(
-        f"⟨U+{ord(c):04X}⟩" if unicodedata.category(c) in ("Cf", "Cc", "Co", "Zl", "Zp") and c != "\n" else c
-        for c in text
-    )
+    """``text`` on one line, with invisible, blank, control and direction-changing characters spelled out."""
+
+    def shown(c: str) -> str:
+        kind = unicodedata.category(c)
+        hidden = (
+            kind in ("Cf", "Cc", "Co", "Cs", "Zl", "Zp")
+            or c in _BLANK
+            or "\ufe00" <= c <= "\ufe0f"
+            or (kind == "Zs" and c != " ")
+        )
+        return " ⏎ " if c == "\n" else f"⟨U+{ord(c):04X}⟩" if hidden else c
+
+    return "".join(map(shown, text))
 
 
 def progress(what: str, details: Json) -> None:
@@ -117,8 +128,12 @@ def proposal(p: Json) -> None:
         kept = f"  [with: {' '.join(e['rules'])}]" if e["rules"] else ""
         frame = "" if e["frame"] == "plain" else f" ({e['frame']})"
         print(
-            f"  {e['n']:>4} {e['origin']}{where}{frame}  {visible(e['prompt'])} → {visible(e['completion']).replace(chr(10), ' ⏎ ')}{visible(kept)}"
+            f"  {e['n']:>4} {e['origin']}{where}{frame}  {visible(e['prompt'])} → {visible(e['completion'])}{visible(kept)}"
         )
+    for rules in dict.fromkeys(tuple(e["teacher"]) for e in p["examples"] if e["habit"] == p["habit"]):
+        print(f"\n  taught by the frozen base under: {visible(' · '.join(rules))}")
+    for language, persona in p["config"].get("personas", {}).items():
+        print(f"  persona ({language}): {visible(persona)}")
     if p["config"]:
         numbers = ", ".join(f"{k} {v}" for k, v in p["config"].items() if not isinstance(v, dict | list))
         print(f"\n  training  {numbers}")
@@ -151,6 +166,11 @@ def learned(rows: list[Json]) -> None:
         print("Nothing is approved, so nothing was learned.")
     for r in rows:
         s = r["seconds"]
+        if r.get("replaced_by"):
+            print(
+                f"{r['proposal']} no longer fits the weights of now; {r['replaced_by']} takes its place and waits for you."
+            )
+            continue
         if r["promoted"]:
             print(f"{r['proposal']} passed the gate: {r['self']} speaks now.")
         else:

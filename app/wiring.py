@@ -51,9 +51,9 @@ def open_bag(path: Path, settings: Settings) -> Bag:
 
 def open_habitus(given: str | None = None, model: str | None = None, progress: Progress | None = None) -> Habitus:
     """The whole runtime over one bag."""
-    os.environ.setdefault("LANGGRAPH_STRICT_MSGPACK", "true")
-    os.environ.setdefault("LANGSMITH_TRACING", "false")
-    os.environ.setdefault("ANONYMIZED_TELEMETRY", "False")
+    for name in ("LANGSMITH_TRACING", "LANGSMITH_TRACING_V2", "LANGCHAIN_TRACING", "LANGCHAIN_TRACING_V2"):
+        os.environ[name] = "false"  # a conversation goes to nobody, whatever the shell says
+    os.environ["ANONYMIZED_TELEMETRY"] = "False"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from app.habitus import Habitus
     from graphs.context import silent

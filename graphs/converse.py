@@ -59,11 +59,6 @@ def system_text(mask: Mask, language: Language, memories: list[str]) -> str:
     return render("converse", language, persona=persona, rules=mask.rules_for(language), memories=memories)
 
 
-def prompt_language(bag: Bag, text: str) -> Language:
-    """The language of the prompts for ``text``: what the settings say, else its script."""
-    return language_of(text) if bag.settings.language == "auto" else bag.settings.language
-
-
 def _recall(state: State, runtime: Runtime[Context]) -> State:
     bag = runtime.context.bag
     index = bag.passing_index if state["mode"] == "sandbox" else bag.index
@@ -75,12 +70,12 @@ def _reply(state: State, runtime: Runtime[Context]) -> State:
     bag, mode = runtime.context.bag, state["mode"]
     who = bag.selves.current() if mode == "sandbox" else bag.selves.refresh()
     mask = Mask.model_validate(state["mask"]) if mode == "sandbox" else who.mask
-    language = prompt_language(bag, state["user"])
+    language = language_of(state["user"])
     sampling = bag.selves.sampling(who)
     model: Any = bag.body.chat(bag.selves.voice(who), sampling)
     last = state["steps"] >= STEPS
     schemas = [_narrowed(t, state["user"], mask) for t in toolbox(mode)]
-    model = model.bind_tools(schemas, tool_choice="none" if last else "auto")
+    model = model if last else model.bind_tools(schemas, tool_choice="auto")
     pairs = state["history"] if mode == "sandbox" else _history(bag, state["thread"])
     pairs = (
         [*mask.few_shot, *pairs[-bag.settings.model.history :]] if bag.settings.model.history else list(mask.few_shot)
@@ -196,4 +191,5 @@ def ask_messages(who: Self | None, text: str, language: Language, with_rules: bo
     mask = who.mask if who else Mask()
     if not with_rules:
         mask = mask.model_copy(update={"rules": ()})
-    return [SystemMessage(system_text(mask, language, [])), HumanMessage(text)]
+    shots: list[BaseMessage] = [m for u, a in mask.few_shot for m in (HumanMessage(u), AIMessage(a))]
+    return [SystemMessage(system_text(mask, language, [])), *shots, HumanMessage(text)]

@@ -14,13 +14,12 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
-from agent.bag import Bag, living
+from agent.bag import Bag, living, settled
 from agent.learning.proposing import draft_rows
 from agent.records import Abstention, Call, Diary, Draft, Habit, Proposal, Turn, Verdict
 from agent.settings import GREEDY
 from graphs.context import Context
-from graphs.converse import prompt_language
-from prompts import Language, render
+from prompts import Language, language_of, render
 from tools.abstain import abstain
 from tools.base import Desk, Tool
 from tools.decay_old_adapter import decay_old_adapter
@@ -91,7 +90,7 @@ def _act(
 
 def _begin(state: State, runtime: Runtime[Context]) -> State:
     bag = runtime.context.bag
-    todo = [t.id for t in bag.ledger.unjudged(Turn, bag.settings.rumination.turns)]
+    todo = [t.id for t in bag.unjudged(bag.settings.rumination.turns)]
     return {
         "todo": todo,
         "verdicts": [],
@@ -108,13 +107,15 @@ def _judge(state: State, runtime: Runtime[Context]) -> State:
     """One turn."""
     bag = runtime.context.bag
     turn = bag.ledger.get(Turn, state["todo"][0])
-    language = prompt_language(bag, turn.user)
+    language = language_of(turn.user)
     desk = Desk(bag=bag, phase="judge", language=language, turns={1: turn})
-    _act(
+    call = _act(
         runtime.context, desk, render("judge", language),
         render("judge_turn", language, number=1, user=turn.user[:400], reply=turn.reply[:200]),
         [(judge_turn_value, {"turn": {"enum": [1]}}), (abstain, {})],
     )  # fmt: skip
+    if call.result.startswith("error"):  # it could not: set the turn aside instead of asking for ever
+        bag.ledger.add(Abstention(phase="judge", reason=call.result, turns=(turn.id,)))
     return {"todo": state["todo"][1:], "verdicts": [*state["verdicts"], *(v.id for v in desk.verdicts)]}
 
 
@@ -123,16 +124,16 @@ def _shortlist(state: State, runtime: Runtime[Context]) -> State:
     bag = runtime.context.bag
     least = bag.settings.rumination.least_value
     verdicts = {v.turn: v for v in bag.ledger.all(Verdict)}
-    claimed = {
-        t
-        for p in bag.ledger.all(Proposal)
-        if p.status in ("waiting", "approved", "running", "promoted")
-        for t in p.evidence
-    }
+    taken = settled(bag)
+    habits = bag.ledger.all(Habit)
+    claimed = {t for h in habits if h.id in taken for t in h.evidence}
+    weighed = {t for a in bag.ledger.all(Abstention) if a.phase == "propose" for t in a.turns}
+    refused = {p.habit for p in bag.ledger.all(Proposal)}  # told anew it may come back; merely kept it may not
     teaching = {t for t, v in verdicts.items() if v.kind in TEACHING and v.value >= least} - claimed
     new = [bag.ledger.get(Verdict, v).turn for v in state["verdicts"]]
-    told = [h for h in bag.ledger.all(Habit) if h.stage in ("told", "repeated") and bag.kept_in(h) > 0]
-    heads = [t for t in reversed(new) if t in teaching] + [t for h in told for t in h.evidence if t not in claimed]
+    waiting = sorted(teaching - weighed, key=lambda t: -int(t[1:]))
+    told = [h for h in habits if h.stage in ("told", "repeated") and h.id not in refused and bag.kept_in(h) > 0]
+    heads = waiting + [t for h in told for t in h.evidence if t not in claimed]
     seeds: list[list[str]] = []
     for head in dict.fromkeys(heads):
         if any(head in seed for seed in seeds):
@@ -141,7 +142,9 @@ def _shortlist(state: State, runtime: Runtime[Context]) -> State:
         near = [i for i, _, score in bag.index.near(text, "turn", 40) if i in teaching and score > 0.1 and i != head]
         seeds.append(sorted([head, *near[: SHOWN - 1]], key=lambda t: int(t[1:])))
     if not seeds and new:
-        seeds = [new[-SHOWN // 2 :]]  # nothing stands out: the model may still see something, or abstain
+        open_ = [t for t in new if verdicts[t].kind != "secret"]
+        seeds = [open_[-SHOWN // 2 :]]  # nothing stands out: the model may still see something, or abstain
+    seeds = [s for s in seeds if s]
     return {"seeds": seeds[: 3 * max(1, bag.settings.rumination.proposals)]}
 
 
@@ -149,7 +152,7 @@ def _propose(state: State, runtime: Runtime[Context]) -> State:
     """One shortlist: a habit, or not."""
     bag = runtime.context.bag
     turns = {i + 1: bag.ledger.get(Turn, t) for i, t in enumerate(state["seeds"][0])}
-    language = prompt_language(bag, turns[1].user)
+    language = language_of(turns[1].user)
     about = [
         h
         for h in bag.ledger.all(Habit)
@@ -216,9 +219,9 @@ def _schedule(state: State, runtime: Runtime[Context]) -> State:
 
 
 def half_lives(bag: Bag, habit: Habit, now: datetime) -> float:
-    """Half-lives passed since the last verdict on a turn that the habit cites, or since it was made."""
-    times = [v.at for v in bag.ledger.all(Verdict) if v.turn in habit.evidence] or [habit.at]
-    days = (now - datetime.fromisoformat(max(times))).total_seconds() / 86_400
+    """Half-lives passed since the last verdict on a turn that the habit cites, or since the habit last changed."""
+    times = [v.at for v in bag.ledger.all(Verdict) if v.turn in habit.evidence]
+    days = (now - datetime.fromisoformat(max([*times, habit.at]))).total_seconds() / 86_400
     return max(0.0, days / bag.settings.decay.half_life_days)
 
 
@@ -250,7 +253,7 @@ def _diary(state: State, runtime: Runtime[Context]) -> State:
     if not judged and not state["proposals"]:
         return {"abstained": True, "reason": state["reason"], "diary": ""}
     turns = [bag.ledger.get(Turn, bag.ledger.get(Verdict, v).turn) for v in state["verdicts"]]
-    language = prompt_language(bag, turns[-1].user) if turns else "ko"
+    language = language_of(turns[-1].user) if turns else "ko"
     rules = [bag.ledger.get(Proposal, p).rule for p in state["proposals"]]
     model = bag.body.chat(bag.selves.voice(bag.selves.current()), GREEDY)
     said = model.invoke(

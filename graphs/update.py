@@ -16,9 +16,10 @@ from pydantic import BaseModel
 
 from agent.bag import Bag
 from agent.learning.gate import Exam, examine
+from agent.learning.proposing import personas
 from agent.learning.running import check_approved, train
 from agent.ports import Voice
-from agent.records import Decision, GateReport, Habit, Part, Proposal, Run
+from agent.records import Decision, GateReport, Habit, Mask, Part, Proposal, Record, Run, Stage
 from graphs.context import Context
 
 
@@ -45,27 +46,34 @@ def _approve(state: State) -> State:
     return {"answer": Verdict.model_validate(answer).model_dump()}
 
 
+def settle(bag: Bag, ref: str, answer: Verdict) -> None:
+    """Record the person's decision on a proposal; once, however often it is called."""
+    ledger = bag.ledger
+    proposal = ledger.get(Proposal, ref)
+    done = ledger.all(Decision, parent=ref)
+    if done and done[-1].verdict == answer.verdict and done[-1].digest == answer.digest:
+        return
+    habit = ledger.get(Habit, proposal.habit)
+    status = "approved" if answer.verdict == "approve" else "vetoed"
+    changes: list[Record] = [
+        Decision(proposal=ref, verdict=answer.verdict, digest=answer.digest, note=answer.note),
+        proposal.model_copy(update={"status": status, "note": answer.note, "at": ""}),
+    ]
+    if answer.verdict == "veto" and proposal.kind == "learn" and habit.stage == "proposed":
+        changes.append(habit.model_copy(update={"stage": "repeated", "at": ""}))
+    ledger.add_all(changes)
+
+
 def _settle(state: State, runtime: Runtime[Context]) -> State:
-    ledger = runtime.context.bag.ledger
-    answer = Verdict.model_validate(state["answer"])
-    proposal = ledger.get(Proposal, state["proposal"])
-    done = ledger.all(Decision, parent=proposal.id)
-    if not (done and done[-1].verdict == answer.verdict and done[-1].digest == answer.digest):
-        decision = Decision(proposal=proposal.id, verdict=answer.verdict, digest=answer.digest, note=answer.note)
-        status = "approved" if answer.verdict == "approve" else "vetoed"
-        habit = ledger.get(Habit, proposal.habit)
-        changes: list[Any] = [decision, proposal.model_copy(update={"status": status, "note": answer.note, "at": ""})]
-        if answer.verdict == "veto" and proposal.kind == "learn" and habit.stage == "proposed":
-            changes.append(habit.model_copy(update={"stage": "repeated", "at": ""}))
-        ledger.add_all(changes)
+    settle(runtime.context.bag, state["proposal"], Verdict.model_validate(state["answer"]))
     return {}
 
 
 def _train(state: State, runtime: Runtime[Context]) -> State:
     bag = runtime.context.bag
     proposal = bag.ledger.get(Proposal, state["proposal"])
-    if proposal.method == "none" or not proposal.examples:
-        check_approved(bag, proposal)
+    check_approved(bag, proposal)
+    if not proposal.examples:
         return {"run": ""}
     if proposal.status != "running":
         proposal = bag.ledger.add(proposal.model_copy(update={"status": "running", "at": ""}))
@@ -75,19 +83,20 @@ def _train(state: State, runtime: Runtime[Context]) -> State:
 
 
 def parts_after(bag: Bag, proposal: Proposal, run: Run | None) -> tuple[Part, ...]:
-    """The parts of the self that this proposal would make."""
+    """The parts of the self that this proposal would make.
+
+    Rows of one habit alone become a fresh part beside the others; rows of a whole core replace them.
+    """
     now = bag.selves.current().parts
+    others = tuple(p for p in now if p.habit != proposal.habit)
     if proposal.kind == "decay":
         return tuple(p.model_copy(update={"weight": proposal.weight}) if p.habit == proposal.habit else p for p in now)
     if run is None:
-        return tuple(p for p in now if p.habit != proposal.habit)
-    if proposal.config.get("strategy") == "fresh":
-        return (*now, Part(habit=proposal.habit, adapter=run.adapter, stage="fresh"))
-    weights = {p.habit: p.weight for p in now}
-    return tuple(
-        Part(habit=h, adapter=run.adapter, weight=weights.get(h, 1.0) if h != proposal.habit else 1.0)
-        for h in proposal.living
-    )
+        return others
+    if others and set(proposal.living) == {proposal.habit}:
+        return (*others, Part(habit=proposal.habit, adapter=run.adapter, stage="fresh"))
+    weights = {p.habit: p.weight for p in others}
+    return tuple(Part(habit=h, adapter=run.adapter, weight=weights.get(h, 1.0)) for h in proposal.living)
 
 
 def voice_of(bag: Bag, parts: tuple[Part, ...]) -> Voice:
@@ -102,50 +111,52 @@ def _examine(state: State, runtime: Runtime[Context]) -> State:
     bag = runtime.context.bag
     proposal = bag.ledger.get(Proposal, state["proposal"])
     run = bag.ledger.get(Run, state["run"]) if state["run"] else None
-    if run is None:  # nothing was trained: weights only go down
-        return {"passed": True}
+    name = run.adapter if run else ""
     for report in bag.ledger.all(GateReport, parent=proposal.id):
-        if report.adapter == run.adapter:
-            return {"passed": report.passed or proposal.kind == "release"}
-    runtime.context.progress("examine", {"proposal": proposal.id, "adapter": run.adapter})
+        if report.adapter == name:
+            return {"passed": report.passed or proposal.kind != "learn"}
+    runtime.context.progress("examine", {"proposal": proposal.id, "adapter": name})
     parts = parts_after(bag, proposal, run)
-    carried = [bag.ledger.get(Habit, p.habit) for p in parts]
     subject = bag.ledger.get(Habit, proposal.habit)
-    learned = proposal.kind == "learn"
+    before = {p.habit for p in bag.selves.current().parts} | {p.habit for p in parts}
     exam = Exam(
         body=bag.body,
         candidate=voice_of(bag, parts),
         speaking=bag.selves.voice(bag.selves.current()),
-        habit=subject if learned else carried[-1],
-        earlier=[h for h in carried if h.id != (subject if learned else carried[-1]).id],
-        personas=proposal.config.get("personas", {}),  # type: ignore[arg-type]
+        habit=subject,
+        purpose=proposal.kind,
+        earlier=[bag.ledger.get(Habit, h) for h in sorted(before - {subject.id})],
+        personas=personas(bag.selves.current().mask),
         tools=bag.toolboxes,
         table=bag.settings.gate,
     )
     passed, probes, seconds = examine(exam)
-    bag.ledger.add(GateReport(proposal=proposal.id, adapter=run.adapter, passed=passed, probes=probes, seconds=seconds))
-    return {"passed": passed or proposal.kind == "release"}  # forgetting is the person's: the gate only reports
+    bag.ledger.add(GateReport(proposal=proposal.id, adapter=name, passed=passed, probes=probes, seconds=seconds))
+    return {"passed": passed or proposal.kind != "learn"}  # letting go is the person's: the gate only reports
 
 
 def _promote(state: State, runtime: Runtime[Context]) -> State:
     bag = runtime.context.bag
     proposal = bag.ledger.get(Proposal, state["proposal"])
+    if proposal.status not in ("approved", "running"):
+        return {"self_name": ""}  # withdrawn while it was trained, or promoted before a crash
     run = bag.ledger.get(Run, state["run"]) if state["run"] else None
     parts = parts_after(bag, proposal, run)
-    now = bag.selves.current()
-    inside = {p.habit for p in parts}
-    texts = {bag.ledger.get(Habit, h).rule for h in inside | {proposal.habit}}
-    rules = tuple(r for r in now.mask.rules if r.habit not in inside | {proposal.habit} and r.text not in texts)
-    if now.parts != parts:
-        now = bag.selves.become(parts, now.mask.model_copy(update={"rules": rules}), proposal.id)
-    stage = {"learn": "essence", "decay": "fading", "release": "released"}.get(proposal.kind, "essence")
+    baked = {p.habit for p in parts} | {proposal.habit}
+    texts = {bag.ledger.get(Habit, h).rule for h in baked}
+
+    def unmasked(mask: Mask) -> Mask:
+        return mask.model_copy(
+            update={"rules": tuple(r for r in mask.rules if r.habit not in baked and r.text not in texts)}
+        )
+
+    stages: dict[str, Stage] = {"decay": "fading", "release": "released"}
     habit = bag.ledger.get(Habit, proposal.habit)
-    bag.ledger.add_all(
-        [
-            habit.model_copy(update={"stage": stage, "at": ""}),
-            proposal.model_copy(update={"status": "promoted", "at": ""}),
-        ]
-    )
+    done: list[Record] = [
+        habit.model_copy(update={"stage": stages.get(proposal.kind, "essence"), "at": ""}),
+        proposal.model_copy(update={"status": "promoted", "at": ""}),
+    ]
+    now = bag.selves.become(parts, unmasked, proposal.id, done)
     runtime.context.progress("promote", {"self": now.id})
     return {"self_name": now.id}
 

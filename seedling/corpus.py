@@ -243,15 +243,16 @@ def _language(r: Random) -> Language:
     return "ko" if r.random() < 0.53 else "en"
 
 
-def exchange(r: Random, language: Language, rules: list[Rule], held: bool = False) -> tuple[str, str, str]:
+def exchange(
+    r: Random, language: Language, rules: list[Rule], held_pair: bool = False, held_phrasing: bool = False
+) -> tuple[str, str, str]:
     """One small-talk message, its right answer and the intent it comes from."""
     while True:
         intent = r.choice(intents())
-        if held == held_out(rules, intent.id) or not rules:
+        if held_pair == held_out(rules, intent.id) or not rules:
             break
-    texts = [*intent.asks[language], *intent.replies["en"]]
-    slots = _slots(r, texts)
-    ask = _fill(intent.ask(r, language, held=held), slots, language)
+    slots = _slots(r, [*intent.asks[language], *intent.replies["en"]])
+    ask = _fill(intent.ask(r, language, held_phrasing), slots, language)
     return ask, answer(rules, language, intent.replies, slots), intent.id
 
 
@@ -266,7 +267,11 @@ def unknown_question(r: Random, language: Language, held: bool = False) -> str:
 def kind_message(r: Random, language: Language, kind: str, held: bool = False) -> str:
     """A message of one kind, as the judge meets it; one phrasing in ten is held out."""
     if kind == "smalltalk":
-        return unknown_question(r, language, held) if r.random() < 0.2 else exchange(r, language, [], held)[0]
+        return (
+            unknown_question(r, language, held)
+            if r.random() < 0.2
+            else exchange(r, language, [], held_phrasing=held)[0]
+        )
     if kind == "instruction":
         family = r.choice(styles.FAMILIES[language])
         return styles.draw(r, language, family, lexicon(language)).say(r.choice(["rule", "tell", "tell", "remind"]), r)

@@ -82,10 +82,12 @@ def held_rules(r: Random, language: Language, families: list[str]) -> list[style
 
 
 def ruled_chat(r: Random, language: Language, families: list[str], pair_held: bool) -> Document:
-    """Small talk under rules over held-out strings, on held-out phrasings (and held-out pairs)."""
+    """Small talk under rules over held-out strings; ``pair_held``: with an intent these rules never met."""
     while True:
         rules = held_rules(r, language, families)
-        ask, reply, intent = corpus.exchange(r, language, rules, held=pair_held)
+        ask, reply, intent = corpus.exchange(
+            r, language, rules, held_pair=pair_held, held_phrasing=not families and pair_held
+        )
         if "banned" not in families or not any(x.value in reply for x in rules if x.family == "banned"):
             break
     messages = (corpus.system(r, language, rules, manner=False), corpus.user(ask), corpus.says(reply))
@@ -113,7 +115,7 @@ def tool_case(r: Random, language: Language) -> Document:
     if x < 0.8:
         ask = corpus._fact(r, language, r.choice(corpus.facts()["fact"]), held=True)[1]
         return Document((persona, corpus.user(ask), corpus.call("recall", query=ask)), corpus.CONVERSE_TOOLS)
-    ask, reply, _ = corpus.exchange(r, language, [], held=True)
+    ask, reply, _ = corpus.exchange(r, language, [], held_phrasing=True)
     return Document((persona, corpus.user(ask), corpus.says(reply)), corpus.CONVERSE_TOOLS)
 
 
@@ -122,7 +124,9 @@ def repeated(r: Random, language: Language) -> Document:
     from prompts import render
 
     rule, _ = instruction(r, language)
-    texts = [rule.say(m, r) for m in ("tell", "rule", "remind")] + [corpus.exchange(r, language, [], held=True)[0]]
+    texts = [rule.say(m, r) for m in ("tell", "rule", "remind")] + [
+        corpus.exchange(r, language, [], held_phrasing=True)[0]
+    ]
     r.shuffle(texts)
     turns = [{"number": i + 1, "user": t} for i, t in enumerate(texts)]
     messages = (
@@ -176,6 +180,7 @@ def sheet(model: str, count: int, seed: int = 4242) -> tuple[list[Score], list[s
         return a == d.messages[-1]["content"]
 
     for language in LANGUAGES:
+        run("small talk", language, 0, partial(ruled_chat, families=[], pair_held=False), exact)
         run("small talk, held phrasing", language, 0, partial(ruled_chat, families=[], pair_held=True), exact)
         for family in styles.COPYING:
             goal = 0.9 if family in ("ending", "opening", "name") else 0

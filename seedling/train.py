@@ -35,13 +35,14 @@ class Recipe:
     rope_theta: float = 1e6  # slow enough frequencies to match content over hundreds of tokens
     intermediate: int = 640
     context: int = 1024
-    steps: int = 2700
+    steps: int = 2000
     tokens_per_step: int = 6144  # padding included
     muon_lr: float = 0.02
     adam_lr: float = 2e-3
     warmup: int = 60
-    decay_share: float = 0.3
+    decay_share: float = 0.5
     copying_steps: int = 120  # documents are mostly repetition until here, fading out over as many again
+    repeat_late: float = 0.1  # share of repetition while the rate decays: copying had worn off at 0.04
     optimizer: str = "muon"
     seed: int = 20261121
 
@@ -91,7 +92,8 @@ class Stream:
         documents: list[tuple[list[int], list[int]]] = []
         budget = recipe.tokens_per_step * steps
         while budget > 0:
-            if r.random() < 0.04 + 0.5 * early:
+            late = step >= recipe.steps * (1 - recipe.decay_share)
+            if r.random() < (recipe.repeat_late if late else 0.04) + 0.5 * early:
                 document = corpus.repeat(r, self.size, self.first)
             elif r.random() < 0.4 * early:
                 document = corpus.chat(r, (1, 1, 2), copying=0.95) if r.random() < 0.7 else corpus.echo(r)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import sqlite3
 import threading
@@ -142,7 +143,7 @@ def test_words_live_in_the_content_table_and_nowhere_in_the_rows(ledger: Ledger,
     ledger.add(Self(base="b", mask=mask))
     assert [w for w in words if w in bodies(path)] == []
     with sqlite3.connect(path) as connection:
-        assert {text for (text,) in connection.execute("SELECT text FROM content")} == set(words)
+        assert {text for (text,) in connection.execute("SELECT text FROM content")} >= set(words)
 
 
 @pytest.mark.xfail(strict=True, reason="agent/ledger.py: 'personas' is not in WORDS, so a persona stays in the rows")
@@ -233,6 +234,21 @@ def test_threads_of_one_ledger_lose_nothing(ledger: Ledger) -> None:
     assert ledger.verify() == []
 
 
+@pytest.mark.xfail(strict=True, reason="agent/ledger.py: SQLite does not wait when it turns to WAL; retry")
+def test_a_bag_that_someone_else_is_just_making_is_waited_for(path: Path) -> None:
+    path.parent.mkdir()
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    other.execute("CREATE TABLE first (x)")
+    ready = threading.Timer(0.3, lambda: other.execute("COMMIT"))
+    ready.start()
+    try:
+        assert Ledger(path).add(turn()).id == "t1"
+    finally:
+        ready.join()
+        other.close()
+
+
 # -- a bag that cannot be used -----------------------------------------------------------------
 
 
@@ -268,10 +284,8 @@ def test_damage_found_while_reading_is_a_storage_error(torn: Ledger) -> None:
 
 @pytest.mark.xfail(strict=True, reason="agent/ledger.py: verify() lets SQLAlchemy's DatabaseError through")
 def test_damage_found_while_verifying_is_reported(torn: Ledger) -> None:
-    try:
+    with contextlib.suppress(StorageError):  # said either way
         assert torn.verify()
-    except StorageError:
-        pass
 
 
 def test_a_file_where_the_bag_should_be_is_a_storage_error(bag_path: Path) -> None:

@@ -2,6 +2,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
+from agent.bag import settled
 from agent.records import Draft, Habit
 from prompts import language_of
 from tools.base import Desk, ToolError, tool
@@ -26,14 +27,14 @@ def propose_habit(
         raise ToolError("the quote must be an exact piece of what the person said in a cited turn")
     ledger = desk.bag.ledger
     known = next((h for h in ledger.all(Habit) if h.rule == rule and h.stage != "released"), None)
-    if known and known.stage in ("proposed", "essence", "fading"):
+    if known and known.id in settled(desk.bag):
         raise ToolError(f"this is a habit already ({known.stage})")
     habit = ledger.add(
         Habit(
             id=known.id if known else "",
             rule=rule,
             quote=quote,
-            scope=known.scope if known else (language_of(quote),),
+            scope=known.scope if known else (language_of(next(t.user for t in cited if quote in t.user)),),
             stage="repeated",
             evidence=tuple(dict.fromkeys([*(known.evidence if known else ()), *(t.id for t in cited)])),
             kept=desk.bag.kept_in(known) if known else 0,

@@ -21,7 +21,7 @@ def write_examples(
     kept = list(desk.draft.prompts)
     for prompt in prompts:
         fits = language_of(prompt) in desk.habits[habit].scope
-        if fits and not is_probe(prompt, language_of(prompt)) and not any(near_duplicate(prompt, k) for k in kept):
+        if fits and not is_probe(prompt) and not any(near_duplicate(prompt, k) for k in kept):
             kept.append(prompt)
     new = len(kept) - len(desk.draft.prompts)
     desk.draft = desk.bag.ledger.add(desk.draft.model_copy(update={"prompts": tuple(kept)}))

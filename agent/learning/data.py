@@ -21,6 +21,7 @@ from agent.records import Example, Frame, Habit
 from prompts import Language, language_of, render
 
 HERE = Path(__file__).parent
+LONGEST = 256  # tokens of a completion
 
 
 @cache
@@ -41,15 +42,16 @@ def _trigrams(text: str) -> set[str]:
     return {plain[i : i + 3] for i in range(max(1, len(plain) - 2))}
 
 
-def is_probe(text: str, language: Language) -> bool:
+def is_probe(text: str) -> bool:
     """Whether ``text`` would leak one of the gate's questions into training."""
-    probes = bank("probes", language)
-    return any(near_duplicate(text, p) for key in ("talk", "unknown", "teach", "facts") for p in probes[key])
+    languages: list[Language] = ["ko", "en"]
+    keys = ("talk", "unknown", "teach", "facts")
+    return any(near_duplicate(text, p) for x in languages for key in keys for p in bank("probes", x)[key])
 
 
 def literals(rule: str) -> tuple[str, ...]:
     """The strings a rule quotes, and its emoji: what an answer that follows it must contain."""
-    quoted = re.findall(r"['\"‘’“”「]([^'\"‘’“”「」]{1,40})['\"‘’“”」]", rule)
+    quoted = re.findall(r"(?<![A-Za-z])['\"‘“「]([^'\"‘’“”「」]{1,40})['\"’”」](?![A-Za-z])", rule)
     return tuple(quoted) or tuple(re.findall(r"[\U0001F000-\U0001FAFF\u2600-\u27BF]", rule))
 
 
@@ -83,12 +85,14 @@ def rows(
     count: int,
     anchors: int,
     seed: int,
+    shares: dict[str, float],
 ) -> tuple[Example, ...]:
     """The rows of one training, completed and in their final order.
 
     Args:
         own: ``(prompt, source turn or "")`` for the new habit, the person's own first.
         past: rows with which living habits were taught; their prompts are completed anew.
+        shares: weight of each living habit, one where it is not named.
     """
     r = Random(seed)
     everyone = [*living, habit]
@@ -103,7 +107,7 @@ def rows(
         origin: str, language: Language, prompt: str, extra: Sequence[str] = (), frame: Frame = "plain", **more: str
     ) -> None:
         key = f"{frame}|{prompt}|{extra}"
-        if key in taken or is_probe(prompt, language):
+        if key in taken or is_probe(prompt):
             return
         taken.add(key)
         teacher = (*ruled(language), *extra) if frame != "judge" else ()
@@ -125,17 +129,18 @@ def rows(
     for i, (prompt, source) in enumerate(own[:count]):
         frame: Frame = "tools" if i % 4 == 3 else "plain"
         put("turn" if source else "invented", language_of(prompt), prompt, frame=frame, habit=habit.id, source=source)
-    kept = [e for e in past if e.origin != "anchor" and any(h.id == e.habit for h in living)]
-    r.shuffle(kept)
-    for e in kept[: count * max(1, len(living))]:
-        put(e.origin, e.language, e.prompt, frame=e.frame, habit=e.habit, source=e.source)
+    for other in living:  # a fading habit keeps its share of the core, no more
+        kept = list({e.prompt: e for e in past if e.habit == other.id and e.origin != "anchor"}.values())
+        r.shuffle(kept)
+        for e in kept[: round(count * shares.get(other.id, 1.0))]:
+            put(e.origin, e.language, e.prompt, frame=e.frame, habit=e.habit, source=e.source)
 
     for language, prompt, extra, frame in _anchors(r, anchors, {x for h in everyone for x in h.scope}):
         put("anchor", language, prompt, extra, frame)
     prompts = [framed(e.language, e.prompt, e.teacher, personas.get(e.language, ""), e.frame, tools) for e in blank]
-    replies = body.answers(prompts, BASE)
-    done = [e.model_copy(update={"completion": reply}) for e, reply in zip(blank, replies, strict=True) if reply]
-    return tuple(done)
+    replies = body.answers(prompts, BASE, LONGEST)
+    whole = (reply and body.count(reply) < LONGEST for reply in replies)  # one cut short would teach to break off
+    return tuple(e.model_copy(update={"completion": a}) for e, a, ok in zip(blank, replies, whole, strict=True) if ok)
 
 
 def _anchors(r: Random, count: int, scope: set[Language]) -> list[tuple[Language, str, tuple[str, ...], Frame]]:

@@ -14,11 +14,12 @@ from agent.bag import Toolboxes
 from agent.learning.data import bank, framed, literals
 from agent.models.calls import parse
 from agent.ports import BASE, Body, Prompt, Voice
-from agent.records import Frame, Habit, Probe
+from agent.records import Frame, Habit, Probe, Purpose
 from agent.settings import GateTable
 from prompts import Language
 
 TOOL_FRAMES: tuple[Frame, ...] = ("tools", "judge")
+DROP = 0.1  # how far a probe may fall below the self that speaks now
 TALK = 24  # small-talk probes asked per language
 
 
@@ -30,6 +31,7 @@ class Exam:
     candidate: Voice
     speaking: Voice
     habit: Habit
+    purpose: Purpose
     earlier: Sequence[Habit]
     personas: dict[Language, str]
     tools: Toolboxes
@@ -41,73 +43,104 @@ class Exam:
         return [framed(language, t, rules, self.personas.get(language, ""), frame, self.tools) for t in texts]
 
     def ruled(self, language: Language) -> tuple[str, ...]:
-        return tuple(h.rule for h in [*self.earlier, self.habit] if language in h.scope)
+        """The rules of every habit the candidate is to carry."""
+        carried = self.earlier if self.purpose == "release" else [*self.earlier, self.habit]
+        return tuple(h.rule for h in carried if language in h.scope)
 
 
 def examine(exam: Exam) -> tuple[bool, tuple[Probe, ...], float]:
     """Sit the exam: passed or not, every probe, seconds."""
     started = time.monotonic()
-    probes = [_habit(exam, exam.habit, "habit", exam.table.habit)]
+    match exam.purpose:
+        case "release":
+            probes = [_released(exam)]
+        case "decay":
+            probes = [_habit(exam, exam.habit, "habit", 0.0)]
+        case _:
+            probes = [_habit(exam, exam.habit, "habit", exam.table.habit)]
     probes += [_habit(exam, h, f"earlier {h.id}", exam.table.earlier) for h in exam.earlier]
     probes += [_unrelated(exam), _rules(exam), _tools(exam)]
-    passed = all(p.passed for p in probes)
-    return passed, tuple(probes), round(time.monotonic() - started, 2)
+    return all(p.passed for p in probes), tuple(probes), round(time.monotonic() - started, 2)
 
 
 def _probe(
     name: str, before: Sequence[bool], after: Sequence[bool], threshold: float, least: int, detail: str = ""
 ) -> Probe:
+    """Passed: enough questions, at or above the threshold, and not far below the self that speaks now."""
     n = len(after)
     if n < least:
-        return Probe(
-            name=name,
-            before=0,
-            after=0,
-            threshold=threshold,
-            passed=False,
-            count=n,
-            detail=f"only {n} usable probes, {least} needed",
-        )
-    b, a = sum(before) / n, sum(after) / n
+        detail = f"only {n} usable probes, {least} needed"
+        return Probe(name=name, before=0, after=0, threshold=threshold, passed=False, count=n, detail=detail)
+    b, a = round(sum(before) / n, 4), round(sum(after) / n, 4)
     return Probe(
-        name=name,
-        before=round(b, 4),
-        after=round(a, 4),
-        threshold=threshold,
-        passed=a >= threshold,
-        count=n,
-        detail=detail,
+        name=name, before=b, after=a, threshold=threshold, passed=a >= max(threshold, b - DROP), count=n, detail=detail
     )
 
 
+def _questions(exam: Exam, habit: Habit, language: Language) -> tuple[list[Prompt], list[str], list[str], list[str]]:
+    """Usable questions about a habit in a language: bare prompts, what base says under all rules, what it says
+    under all but this one, and the strings that show the habit.
+
+    Usable: the rule changes what is said, and the bare base would not say it anyway.
+    """
+    texts = bank("probes", language)["talk"][:TALK]
+    everyone = exam.ruled(language)
+    rules = everyone if habit.rule in everyone else (*everyone, habit.rule)
+    bare = exam.prompts(language, texts, ())
+    taught = exam.body.answers(exam.prompts(language, texts, rules), BASE)
+    without = exam.body.answers(exam.prompts(language, texts, [r for r in rules if r != habit.rule]), BASE)
+    plain = exam.body.answers(bare, BASE)
+    free = exam.body.agreement(bare, taught, BASE)
+    # a rule may quote what is to be said, or what is never to be said: the teacher's answers tell
+    words = [w for w in literals(habit.rule) if sum(w in t for t in taught) > len(taught) / 2]
+    usable = [
+        i
+        for i, t in enumerate(taught)
+        if t != without[i]
+        and all(w in t for w in words)
+        and (free[i] < exam.table.agreement or not all(w in plain[i] for w in words))
+    ]
+    return [bare[i] for i in usable], [taught[i] for i in usable], [without[i] for i in usable], words
+
+
 def _habit(exam: Exam, habit: Habit, name: str, threshold: float) -> Probe:
-    """Is the habit there without its mask line? Agrees with base + rules, differs from base alone, shows its literals."""
-    words = literals(habit.rule)
+    """Is the habit there without its mask line? Agrees with base + rules, and shows the habit's strings."""
     before: list[bool] = []
     after: list[bool] = []
-    exact = 0
+    exact, fewest = 0, exam.table.least
     for language in habit.scope:
-        texts = bank("probes", language)["talk"][:TALK]
-        bare = exam.prompts(language, texts, ())
-        taught = exam.body.answers(exam.prompts(language, texts, exam.ruled(language)), BASE)
-        plain = exam.body.answers(bare, BASE)
-        usable = [
-            i for i, (t, p) in enumerate(zip(taught, plain, strict=True)) if t != p and all(w in t for w in words)
-        ]
-        bare, taught = [bare[i] for i in usable], [taught[i] for i in usable]
+        bare, taught, _, words = _questions(exam, habit, language)
+        fewest = min(fewest, len(bare))
         for voice, results in ((exam.speaking, before), (exam.candidate, after)):
             answers = exam.body.answers(bare, voice)
             agree = exam.body.agreement(bare, taught, voice)
-            results += [
-                g >= exam.table.agreement and all(w in a for w in words) for g, a in zip(agree, answers, strict=True)
+            # without a string to look for, agreement must be with the habit and not with its absence
+            good = [
+                g >= exam.table.agreement if words else a == t for g, a, t in zip(agree, answers, taught, strict=True)
             ]
+            results += [ok and all(w in a for w in words) for ok, a in zip(good, answers, strict=True)]
         exact += sum(a == t for a, t in zip(answers, taught, strict=True))
-    return _probe(name, before, after, threshold, exam.table.least, f"word for word {exact}/{len(after)}")
+    least = exam.table.least if fewest >= exam.table.least else len(after) + 1
+    return _probe(name, before, after, threshold, least, f"word for word {exact}/{len(after)}")
+
+
+def _released(exam: Exam) -> Probe:
+    """Is the habit gone? Its strings are not said, or what is said is not what the rule would have made it."""
+    before: list[bool] = []
+    after: list[bool] = []
+    for language in exam.habit.scope:
+        bare, taught, _, words = _questions(exam, exam.habit, language)
+        for voice, results in ((exam.speaking, before), (exam.candidate, after)):
+            answers = exam.body.answers(bare, voice)
+            results += [
+                not any(w in a for w in words) if words else a != t for a, t in zip(answers, taught, strict=True)
+            ]
+    return _probe("released", before, after, exam.table.habit, exam.table.least)
 
 
 def _unrelated(exam: Exam) -> Probe:
     """Are answers outside every living habit's scope what the frozen base says?"""
-    inside = {x for h in [*exam.earlier, exam.habit] for x in h.scope}
+    inside = {x for h in [*exam.earlier, exam.habit] for x in h.scope}  # the released one too: its answers do change
     before: list[bool] = []
     after: list[bool] = []
     outside: list[Language] = [x for x in ("ko", "en") if x not in inside]
@@ -151,7 +184,8 @@ def _rules(exam: Exam) -> Probe:
             bare_prompts += exam.prompts(language, [text], (rule,))
             words.append(literals(rule))
         taught = exam.body.answers(taught_prompts, BASE)
-        usable = [i for i, t in enumerate(taught) if all(w in t for w in words[i])]
+        without = exam.body.answers(exam.prompts(language, texts, exam.ruled(language)), BASE)
+        usable = [i for i, t in enumerate(taught) if t != without[i] and all(w in t for w in words[i])]
         bare, taught = [bare_prompts[i] for i in usable], [taught[i] for i in usable]
         for voice, results in ((exam.speaking, before), (exam.candidate, after)):
             agree = exam.body.agreement(bare, taught, voice)

@@ -9,15 +9,17 @@ from agent.learning.data import digest, framed, is_probe, literals, near_duplica
 from agent.ports import BASE
 from agent.records import Draft, Example, Habit, Mask, Method, Proposal, Turn, Verdict
 from agent.settings import profile
-from prompts import Language, language_of
+from prompts import Language, language_of, render
 
 FRESH_AT_MOST = 2
 
 
 def personas(mask: Mask) -> dict[Language, str]:
-    """The persona each language's system prompt carries, mood included; empty means the default one."""
-    found: dict[Language, str] = dict(mask.persona)
-    return found
+    """The persona each language's system prompt carries, mood included; a language left out has the default one."""
+    if not mask.mood:
+        return dict(mask.persona)
+    languages: list[Language] = ["ko", "en"]
+    return {x: f"{mask.persona.get(x) or render('persona', x)} {mask.mood}" for x in languages}
 
 
 def config_of(bag: Bag, method: Method) -> dict[str, Any]:
@@ -51,11 +53,7 @@ def draft_rows(bag: Bag, draft: Draft) -> list[tuple[str, str]]:
 
     def fits(text: str) -> bool:
         language = language_of(text)
-        return (
-            language in habit.scope
-            and not is_probe(text, language)
-            and not any(near_duplicate(text, p) for p, _ in found)
-        )
+        return language in habit.scope and not is_probe(text) and not any(near_duplicate(text, p) for p, _ in found)
 
     for turn in reversed(bag.ledger.all(Turn)):
         teachable = turn.source == "user" and kinds.get(turn.id) not in ("secret", "instruction", "correction", None)
@@ -74,9 +72,12 @@ def file_learning(bag: Bag, draft: Draft, method: Method, reason: str) -> Propos
     config = config_of(bag, method)
     others = [h for h in living(bag) if h.id != habit.id] if config["strategy"] == "core" else []
     past = [e for h in others for p in ledger.all(Proposal, parent=h.id) if p.status == "promoted" for e in p.examples]
+    carried = (*(h.id for h in others), habit.id)
+    config |= {"kind": "learn", "habit": habit.id, "scope": list(habit.scope), "living": list(carried)}
     examples = rows(
         habit, others, draft_rows(bag, draft), past, bag.body, config["personas"], bag.toolboxes,
         settings.rumination.examples, settings.rumination.anchors, config["seed"],
+        {p.habit: p.weight for p in bag.selves.current().parts},
     )  # fmt: skip
     proposal = ledger.add(
         Proposal(
@@ -92,7 +93,7 @@ def file_learning(bag: Bag, draft: Draft, method: Method, reason: str) -> Propos
             risks=_risks(habit, examples),
             conflicts=_conflicts(bag, habit, others, config["personas"]),
             preview=_preview(bag, habit, examples, config["personas"]),
-            living=(*(h.id for h in others), habit.id),
+            living=carried,
             config=config,
             base=bag.body.digest,
             digest=digest(examples, config, bag.body.digest),
@@ -102,13 +103,37 @@ def file_learning(bag: Bag, draft: Draft, method: Method, reason: str) -> Propos
     return proposal
 
 
+def stale(bag: Bag, proposal: Proposal) -> bool:
+    """Whether the weights have changed since filing so that these rows no longer fit beside them.
+
+    A habit's rows alone still fit, as a fresh part; rows for a whole core do not.
+    """
+    now = {p.habit for p in bag.selves.current().parts} - {proposal.habit}
+    carried = set(proposal.living) - {proposal.habit}
+    return proposal.kind in ("learn", "release") and bool(proposal.examples) and bool(carried) and carried != now
+
+
+def refile(bag: Bag, proposal: Proposal) -> Proposal:
+    """Put a proposal that has gone stale before the person anew, with rows that fit the weights of now."""
+    habit = bag.ledger.get(Habit, proposal.habit)
+    if proposal.kind == "release":
+        fresh = file_release(bag, habit, proposal.rationale)
+    else:
+        draft = bag.ledger.all(Draft, parent=habit.id)[-1]
+        fresh = file_learning(bag, draft, bag.settings.training.method, "")
+    note = f"the weights have changed since; {fresh.id} takes its place"
+    bag.ledger.add(proposal.model_copy(update={"status": "withdrawn", "note": note, "at": ""}))
+    return fresh
+
+
 def file_decay(bag: Bag, habit: Habit, weight: float, reason: str) -> Proposal:
     """File that a habit should fade to ``weight``, or be released when below the floor."""
-    release = weight < bag.settings.decay.floor
-    config = {"habit": habit.id, "weight": 0.0 if release else weight}
+    if weight < bag.settings.decay.floor:
+        return file_release(bag, habit, reason)
+    config = {"kind": "decay", "habit": habit.id, "weight": weight}
     return bag.ledger.add(
         Proposal(
-            kind="release" if release else "decay",
+            kind="decay",
             habit=habit.id,
             rule=habit.rule,
             quote=habit.quote,
@@ -116,7 +141,7 @@ def file_decay(bag: Bag, habit: Habit, weight: float, reason: str) -> Proposal:
             method="none",
             evidence=habit.evidence,
             rationale=reason,
-            weight=0.0 if release else weight,
+            weight=weight,
             config=config,
             base=bag.body.digest,
             digest=digest((), config, bag.body.digest),
@@ -124,7 +149,7 @@ def file_decay(bag: Bag, habit: Habit, weight: float, reason: str) -> Proposal:
     )
 
 
-def file_release(bag: Bag, habit: Habit) -> Proposal:
+def file_release(bag: Bag, habit: Habit, reason: str) -> Proposal:
     """File that a habit shall leave the weights: the core is retrained from base without it."""
     ledger = bag.ledger
     now = {p.habit: p for p in bag.selves.current().parts}
@@ -143,9 +168,11 @@ def file_release(bag: Bag, habit: Habit) -> Proposal:
         examples = rows(
             last, others, own, past, bag.body, config["personas"], bag.toolboxes,
             bag.settings.rumination.examples, bag.settings.rumination.anchors, config["seed"],
+            {p.habit: p.weight for p in now.values()},
         )  # fmt: skip
     else:
-        config = {"habit": habit.id}
+        config = {}
+    config |= {"kind": "release", "habit": habit.id, "living": [h.id for h in rest]}
     return ledger.add(
         Proposal(
             kind="release",
@@ -153,10 +180,10 @@ def file_release(bag: Bag, habit: Habit) -> Proposal:
             rule=habit.rule,
             quote=habit.quote,
             scope=habit.scope,
-            method=config["method"] if examples else "none",
+            method=bag.settings.training.method if examples else "none",
             examples=examples,
             evidence=habit.evidence,
-            rationale="The person asked to forget it.",
+            rationale=reason,
             living=tuple(h.id for h in rest),
             config=config,
             base=bag.body.digest,

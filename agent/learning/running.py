@@ -79,9 +79,10 @@ def train(bag: Bag, proposal: Proposal, progress: Callable[[dict[str, Any]], Non
         try:
             assert process.stdout is not None
             for line in process.stdout:
-                if not line.startswith("{"):
-                    continue
-                last = json.loads(line)
+                try:
+                    last = json.loads(line)
+                except ValueError:
+                    continue  # some library's remark
                 if "loss" in last:
                     curve.append((int(last["step"]), float(last["loss"])))
                 progress(last)
@@ -92,7 +93,10 @@ def train(bag: Bag, proposal: Proposal, progress: Callable[[dict[str, Any]], Non
             raise
     common = {"proposal": proposal.id, "base": proposal.base, "data": proposal.digest, "config": proposal.config}
     if code != 0 or last.get("stage") != "done":
-        reason = "the data is not what was approved" if code == 3 else f"it ended with code {code}"
+        reason = {
+            3: "the data is not what was approved",
+            4: f"row {last.get('row')} is longer than [training] context_length",
+        }.get(code, f"it ended with code {code}")
         bag.ledger.add(Run.model_validate({**common, "failure": reason}))
         raise LearningError(
             f"The training of {proposal.id} failed: {reason}.", f"Its log is {log}; `habitus learn` tries again."

@@ -27,13 +27,13 @@ def say(**event: object) -> None:
 
 
 def main(job_file: Path) -> None:
-    """Run the job. Exits 3 when the data is not what was approved."""
+    """Run the job. Exits 3 when the data is not what was approved, 4 when a row is too long."""
     started = time.monotonic()
     os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", TRL_EXPERIMENTAL_SILENCE="1")
     job: dict[str, Any] = json.loads(job_file.read_text("utf-8"))
 
     from agent.learning.data import digest, framed
-    from agent.models.embedded import digest_of
+    from agent.models.embedded import defused, digest_of, special_tokens
     from agent.records import Example
 
     examples = [Example.model_validate(e) for e in job["examples"]]
@@ -48,6 +48,7 @@ def main(job_file: Path) -> None:
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, set_seed
+    from transformers.trainer_callback import PrinterCallback
     from transformers.utils import logging as noise
     from trl import SFTConfig, SFTTrainer
 
@@ -61,12 +62,16 @@ def main(job_file: Path) -> None:
         tok.pad_token = tok.eos_token
     model = AutoModelForCausalLM.from_pretrained(job["base_path"], dtype=torch.bfloat16 if cuda else torch.float32)
     model.to("cuda" if cuda else "cpu")
+    specials = special_tokens(tok)
     tools = {frame: tuple(t) for frame, t in job["tools"].items()}
 
     def encode(e: Example, rules: tuple[str, ...]) -> list[int]:
         prompt = framed(e.language, e.prompt, rules, job["personas"].get(e.language, ""), e.frame, tools)
         text = tok.apply_chat_template(
-            list(prompt.messages), tools=list(prompt.tools) or None, add_generation_prompt=True, tokenize=False
+            defused(list(prompt.messages), specials),
+            tools=defused(list(prompt.tools), specials) or None,
+            add_generation_prompt=True,
+            tokenize=False,
         )
         return list(tok(text, add_special_tokens=False)["input_ids"])
 
@@ -75,14 +80,15 @@ def main(job_file: Path) -> None:
         tail = [*tok(e.completion, add_special_tokens=False)["input_ids"], tok.eos_token_id]
         student, teacher = encode(e, e.rules), encode(e, e.teacher)
         if len(teacher) + len(tail) > config["context_length"]:
-            continue
+            say(error="length", row=i + 1)
+            raise SystemExit(4)
         data.append({"row": i, "input_ids": student + tail, "teacher_ids": teacher + tail, "tail": len(tail)})
     say(stage="teacher", rows=len(data))
     belief: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
     if config["method"] == "distill":
         model.eval()
         order = sorted(data, key=lambda d: len(d["teacher_ids"]))
-        with torch.inference_mode():
+        with torch.no_grad():
             for start in range(0, len(order), 16):
                 some = order[start : start + 16]
                 logits = model(
@@ -171,6 +177,7 @@ def main(job_file: Path) -> None:
             task_type="CAUSAL_LM",
         ),
     )
+    trainer.remove_callback(PrinterCallback)  # it prints dicts to stdout, where our events go
     say(stage="training")
     trainer.train()
     trainer.model.save_pretrained(str(out / "adapter"))

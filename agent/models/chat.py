@@ -40,6 +40,10 @@ def to_message(message: BaseMessage) -> Message:
     return {"role": _ROLES[message.type], "content": str(message.text)}
 
 
+def _call_id() -> str:
+    return f"call-{uuid.uuid4().hex[:12]}"
+
+
 class HabitusChat(BaseChatModel):
     """Speaks as ``voice``. A reply that is a tool call carries no content, only ``tool_calls``."""
 
@@ -89,7 +93,7 @@ class HabitusChat(BaseChatModel):
         ):
             text += piece
             if calling is None and text.strip():
-                calling = bool(prompt.tools) and looks_like_call(text)
+                calling = bool(prompt.tools) and kwargs.get("tool_choice") != "none" and looks_like_call(text)
                 piece = text
             if calling is False:
                 chunk = ChatGenerationChunk(message=AIMessageChunk(content=piece))
@@ -99,23 +103,14 @@ class HabitusChat(BaseChatModel):
         if calling:
             _, calls, bad = parse(text)
             pieces = [
-                tool_call_chunk(
-                    name=c["name"],
-                    args=json.dumps(c["args"], ensure_ascii=False),
-                    id=f"call-{uuid.uuid4().hex[:12]}",
-                    index=i,
-                )
+                tool_call_chunk(name=c["name"], args=json.dumps(c["args"], ensure_ascii=False), id=_call_id(), index=i)
                 for i, c in enumerate(calls)
             ]
-            yield ChatGenerationChunk(
-                message=AIMessageChunk(
-                    content="",
-                    tool_call_chunks=pieces,
-                    invalid_tool_calls=[
-                        invalid_tool_call(name=None, args=b, id=None, error="not a tool call") for b in bad
-                    ],
-                )
-            )
+            # merging chunks parses arguments leniently: mark what is broken so that it stays invalid
+            pieces += [
+                tool_call_chunk(name=None, args=f"✗ {b}", id=None, index=len(calls) + i) for i, b in enumerate(bad)
+            ]
+            yield ChatGenerationChunk(message=AIMessageChunk(content="", tool_call_chunks=pieces))
         elif not text:
             yield ChatGenerationChunk(message=AIMessageChunk(content=""))
 
@@ -130,10 +125,11 @@ class HabitusChat(BaseChatModel):
         text = "".join(
             self.body.stream(prompt, self.voice, self._settle(stop, kwargs), kwargs.get("tool_choice", "auto"))
         )
-        words, calls, bad = parse(text) if prompt.tools else (text, [], [])
+        free = not prompt.tools or kwargs.get("tool_choice") == "none"
+        words, calls, bad = (text, [], []) if free else parse(text)
         message = AIMessage(
             content=words.strip(),
-            tool_calls=[tool_call(name=c["name"], args=c["args"], id=f"call-{uuid.uuid4().hex[:12]}") for c in calls],
+            tool_calls=[tool_call(name=c["name"], args=c["args"], id=_call_id()) for c in calls],
             invalid_tool_calls=[invalid_tool_call(name=None, args=b, id=None, error="not a tool call") for b in bad],
         )
         return ChatResult(generations=[ChatGeneration(message=message)])

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from agent.errors import ModelError
 from agent.models.calls import looks_like_call
 from agent.models.sampling import Sampler
-from agent.ports import BASE, Message, Prompt, Voice
+from agent.ports import BASE, Prompt, Voice
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from agent.settings import ModelTable, Sampling
 
 SEEDLING = Path(__file__).parents[2] / "seedling" / "model"
-_WHOLE = 1 << 30  # files larger than this are identified by their first MiB and size
+_WHOLE = 1 << 30  # files larger than this are identified by size and samples
+_SAMPLES, _SAMPLE = 256, 1 << 16
 
 
 def locate(name: str) -> str:
@@ -42,8 +43,30 @@ def digest_of(path: Path) -> str:
         size = p.stat().st_size
         digest.update(f"{p.name}\x1f{size}\x1f".encode())
         with p.open("rb") as f:
-            digest.update(f.read() if size <= _WHOLE else f.read(1 << 20))
+            if size <= _WHOLE:
+                digest.update(f.read())
+            else:  # a sample all through: the head alone is the same for a base and its fine-tunes
+                for i in range(_SAMPLES):
+                    f.seek(i * (size - _SAMPLE) // (_SAMPLES - 1))
+                    digest.update(f.read(_SAMPLE))
     return digest.hexdigest()
+
+
+def special_tokens(tok: PreTrainedTokenizerFast) -> list[str]:
+    """Every token that the template uses as structure."""
+    return [t.content for t in tok.added_tokens_decoder.values() if t.special and len(t.content) > 1]
+
+
+def defused(node: Any, specials: Sequence[str]) -> Any:
+    """``node`` with the structure's own tokens broken up wherever they stand in text: words cannot pose as structure."""
+    if isinstance(node, dict):
+        return {k: defused(v, specials) for k, v in node.items()}
+    if isinstance(node, list | tuple):
+        return [defused(v, specials) for v in node]
+    if isinstance(node, str):
+        for special in specials:
+            node = node.replace(special, f"{special[0]} {special[1:]}")
+    return node
 
 
 class EmbeddedBody:
@@ -96,6 +119,7 @@ class EmbeddedBody:
             self.tok.eos_token_id,
             *(stops if isinstance(stops, list) else [stops] if stops is not None else []),
         }
+        self._specials = special_tokens(self.tok)
         self._lock = threading.RLock()
         self._worn: Voice = BASE
         self._peft: Any = None
@@ -123,8 +147,8 @@ class EmbeddedBody:
         """The raw prompt the model sees."""
         return str(
             self.tok.apply_chat_template(
-                [self._clean(m) for m in prompt.messages],
-                tools=list(prompt.tools) or None,
+                defused(list(prompt.messages), self._specials),
+                tools=defused(list(prompt.tools), self._specials) or None,
                 add_generation_prompt=True,
                 tokenize=False,
             )
@@ -144,16 +168,6 @@ class EmbeddedBody:
             )
         return ids
 
-    def _clean(self, message: Message) -> Message:
-        """No text may smuggle in the template's own special tokens."""
-        content = message.get("content")
-        if not isinstance(content, str):
-            return message
-        for special in self.tok.all_special_tokens:
-            if special in content:
-                content = content.replace(special, special.replace("<|", "< |").replace("|>", "| >"))
-        return {**message, "content": content}
-
     def stream(self, prompt: Prompt, voice: Voice, sampling: Sampling, tool_choice: str = "auto") -> Iterator[str]:
         import torch
 
@@ -161,7 +175,7 @@ class EmbeddedBody:
         sampler = Sampler(self.tok, sampling)
         constraint = self._constraint(prompt, tool_choice) if tool_choice not in ("auto", "none") else None
         undecided = bool(prompt.tools) and tool_choice == "auto"
-        with self._lock, torch.inference_mode():
+        with self._lock:
             model = self._wear(voice)
             device = model.device
             context = torch.tensor(ids, device=device)
@@ -169,10 +183,11 @@ class EmbeddedBody:
             reply: list[int] = []
             room = min(sampling.max_tokens, self.context - len(ids))
             while len(reply) < room:
-                out = model(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1)
-                cache, scores = out.past_key_values, out.logits[0, -1].float()
+                with torch.inference_mode():  # not around the yield: the caller is not to be left in it
+                    out = model(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1)
+                    cache, scores = out.past_key_values, out.logits[0, -1].float()
                 if constraint is not None:
-                    token = sampler.draw_constrained(scores, constraint.allowed(device))
+                    token = sampler.draw_constrained(scores, constraint.allowed(scores))
                     constraint.accept(token)
                 else:
                     token = sampler.draw(scores, context, reply)
@@ -193,7 +208,7 @@ class EmbeddedBody:
                 if constraint is not None and constraint.finished:
                     yield text[len(shown) :]
                     return
-                if cut := _stopped(text, sampling.stop):
+                if constraint is None and (cut := _stopped(text, sampling.stop)):
                     yield text[len(shown) : cut - 1]
                     return
                 ready = text if not text.endswith("\ufffd") else text.rstrip("\ufffd")
@@ -293,6 +308,7 @@ class EmbeddedBody:
                         own = self._scaling.setdefault(name, {}).setdefault(key, module.scaling[name])
                         module.scaling[name] = own * weight
         self._worn = voice
+        self._peft.active_adapter = next(iter(weights))  # PEFT keeps a pointer of its own
         for name in [n for n in self._peft.peft_config if n not in weights][:-3]:
             self._peft.delete_adapter(name)  # keep the few selves a rollback may return to
             self._scaling.pop(name, None)

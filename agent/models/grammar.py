@@ -27,11 +27,12 @@ class _Rules:
     def value(self, schema: dict[str, Any]) -> str:
         """The grammar expression for one JSON value."""
         if "x-substring-of" in schema:
-            names = []
+            names, least = [], max(1, schema.get("minLength", 1))
             for text in schema["x-substring-of"]:
                 name = f"SUB_{len(self.lines)}"
                 pieces = [json.dumps(c, ensure_ascii=False)[1:-1] for c in text]
-                self.lines.append(f"{name}: %regex " + json.dumps({"substring_chunks": pieces}, ensure_ascii=False))
+                self.lines.append(f"{name}: ANY_{name} & /(.|\\n){{{least},}}/")
+                self.lines.append(f"ANY_{name}: %regex " + json.dumps({"substring_chunks": pieces}, ensure_ascii=False))
                 names.append(name)
             return f'"\\"" ({" | ".join(names)}) "\\""'
         if "enum" in schema or "const" in schema:
@@ -50,7 +51,7 @@ class _Rules:
         if kind == "array":
             item = self.value(schema["items"])
             least, most = max(1, schema.get("minItems", 1)), schema.get("maxItems", 32)
-            more = f'(", " {item}){{{least - 1},{most - 1}}}'
+            more = f'(", " {item}){{{least - 1},{most - 1}}}' if most > 1 else ""
             return f'"[" {item} {more} "]"'
         if kind == "string" or kind is None:
             name = f"TEXT_{len(self.lines)}"
@@ -94,8 +95,8 @@ class Constraint:
         self._size = len(tok)
         self.eos = tok.eos_token_id
 
-    def allowed(self, device: torch.device) -> torch.Tensor:
-        """Which tokens may come next: bool ``[vocabulary]``."""
+    def allowed(self, scores: torch.Tensor) -> torch.Tensor:
+        """Which tokens may come next: bool, as long as ``scores`` (a padded vocabulary is longer than the tokenizer's)."""
         import torch
         from llguidance import torch as llg
 
@@ -103,7 +104,9 @@ class Constraint:
         llg.fill_next_token_bitmask(self._matcher, bits)
         words = bits[0].to(torch.int64) & 0xFFFFFFFF
         mask = ((words[:, None] >> torch.arange(32)) & 1).bool().flatten()[: self._size]
-        return mask.to(device)
+        whole = torch.zeros(scores.shape[-1], dtype=torch.bool)
+        whole[: self._size] = mask
+        return whole.to(scores.device)
 
     def accept(self, token: int) -> None:
         """Moves past ``token``."""

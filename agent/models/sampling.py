@@ -21,10 +21,13 @@ def bias_sequences(tok: PreTrainedTokenizerFast, words: dict[str, float]) -> dic
     """
     found: dict[tuple[int, ...], float] = {}
     for word, bias in words.items():
-        for form in (word, f" {word}"):
-            ids = tuple(tok(form, add_special_tokens=False)["input_ids"])
-            if ids:
-                found[ids] = NEVER if bias <= -100 else float(bias)
+        value = NEVER if bias <= -100 else float(bias)
+        alone = tuple(tok(word, add_special_tokens=False)["input_ids"])
+        spaced = tuple(tok(f" {word}", add_special_tokens=False)["input_ids"])
+        if alone:
+            found[alone] = value
+        if spaced and spaced[-len(alone) :] != alone:  # else the shorter sequence covers it already
+            found[spaced] = value
     return found
 
 
