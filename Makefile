@@ -25,12 +25,12 @@ install: .venv/installed
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
-.venv/installed: pyproject.toml | .venv/bin/python
-	$(BIN)/pip install --disable-pip-version-check -e .
+.venv/installed: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e .
 	touch $@
 
-.venv/installed-dev: pyproject.toml | .venv/bin/python
-	$(BIN)/pip install --disable-pip-version-check -e ".[dev]"
+.venv/installed-dev: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@ .venv/installed
 
 format:

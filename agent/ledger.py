@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -25,32 +26,10 @@ R = TypeVar("R", bound=Record)
 
 SCHEMA = 1
 WORDS = frozenset(
-    [
-        "user",
-        "reply",
-        "text",
-        "rule",
-        "rules",
-        "quote",
-        "reason",
-        "rationale",
-        "prompt",
-        "completion",
-        "teacher",
-        "prompts",
-        "entry",
-        "note",
-        "risks",
-        "conflicts",
-        "preview",
-        "arguments",
-        "result",
-        "persona",
-        "mood",
-        "few_shot",
-        "what",
-    ]
-)
+    ("user", "reply", "text", "rule", "rules", "quote", "reason", "rationale", "prompt", "completion", "teacher", "prompts",
+     "entry", "note", "risks", "conflicts", "preview", "result", "mood", "few_shot", "what", "failure")
+)  # fmt: skip
+ALL_WORDS = frozenset(("arguments", "persona", "personas"))  # here every text is words, whatever its key
 GENESIS = "0" * 64
 
 _TABLES = """
@@ -62,6 +41,8 @@ CREATE INDEX IF NOT EXISTS by_ref ON rows (kind, ref, seq);
 CREATE INDEX IF NOT EXISTS by_parent ON rows (kind, parent, seq);
 CREATE TABLE IF NOT EXISTS content (digest TEXT PRIMARY KEY, salt TEXT NOT NULL, text TEXT NOT NULL);
 CREATE TRIGGER IF NOT EXISTS rows_stay BEFORE UPDATE ON rows BEGIN SELECT RAISE(ABORT, 'append only'); END;
+CREATE TRIGGER IF NOT EXISTS rows_once BEFORE INSERT ON rows WHEN EXISTS (SELECT 1 FROM rows WHERE seq = NEW.seq)
+    BEGIN SELECT RAISE(ABORT, 'append only'); END;
 CREATE TRIGGER IF NOT EXISTS rows_last BEFORE DELETE ON rows BEGIN SELECT RAISE(ABORT, 'append only'); END;
 """
 # Which field groups a kind, for look-ups: verdicts of a turn, turns of a thread …
@@ -88,7 +69,7 @@ class Ledger:
             @event.listens_for(self._engine, "connect")
             def _prepare(connection, _record) -> None:  # type: ignore[no-untyped-def]
                 connection.isolation_level = None  # transactions are begun by hand, as writers
-                connection.execute("PRAGMA journal_mode=WAL")
+                _switch_to_wal(connection)
                 connection.execute("PRAGMA synchronous=FULL")
 
             with self._engine.connect() as connection:
@@ -138,14 +119,14 @@ class Ledger:
         if not ref:
             (count,) = connection.exec_driver_sql("SELECT COUNT(DISTINCT ref) FROM rows WHERE kind=?", (kind,)).one()
             width = 4 if record.prefix == "self-" else 1
-            ref = f"{record.prefix}{count + 1:0{width}d}"
+            ref = f"{record.prefix}{count + 1:0{width}d}"  # nothing is ever deleted, so counting is enough
         record = record.model_copy(update={"id": ref, "at": at})
         raw = record.model_dump(mode="json")
         parent = str(raw.get(_PARENT.get(kind, ""), ""))
         contents: list[tuple[str, str, str]] = []
         body = json.dumps(_put_away(raw, contents), ensure_ascii=False, sort_keys=True)
         last = connection.exec_driver_sql("SELECT digest FROM rows ORDER BY seq DESC LIMIT 1").first()
-        digest = _chain(last[0] if last else GENESIS, kind, ref, at, body)
+        digest = _chain(last[0] if last else GENESIS, kind, ref, parent, at, body)
         if contents:
             connection.exec_driver_sql("INSERT INTO content VALUES (?, ?, ?)", contents)
         connection.exec_driver_sql(
@@ -236,13 +217,21 @@ class Ledger:
 
     def verify(self) -> list[str]:
         """What is wrong with the chain: one sentence for each broken row or altered text."""
+        from sqlalchemy.exc import DatabaseError
+
+        try:
+            return self._broken()
+        except DatabaseError as error:
+            raise _storage_error(self.path, error) from error
+
+    def _broken(self) -> list[str]:
         wrong: list[str] = []
         last = GENESIS
         with self._engine.connect() as connection:
-            for seq, kind, ref, at, body, digest in connection.exec_driver_sql(
-                "SELECT seq, kind, ref, at, body, digest FROM rows ORDER BY seq"
+            for seq, kind, ref, parent, at, body, digest in connection.exec_driver_sql(
+                "SELECT seq, kind, ref, parent, at, body, digest FROM rows ORDER BY seq"
             ):
-                if _chain(last, kind, ref, at, body) != digest:
+                if _chain(last, kind, ref, parent, at, body) != digest:
                     wrong.append(f"row {seq} ({kind} {ref}) does not fit the chain")
                 last = digest
             for digest, salt, text in connection.exec_driver_sql("SELECT digest, salt, text FROM content"):
@@ -251,23 +240,40 @@ class Ledger:
         return wrong
 
 
+def _switch_to_wal(connection: Any) -> None:
+    """SQLite does not wait for a lock here by itself, so two processes opening a fresh bag would collide."""
+    for attempt in range(100):
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except Exception as error:
+            if "locked" not in str(error) or attempt == 99:
+                raise
+            time.sleep(0.05)
+
+
 ERASED = "⌫"
 
 
-def _chain(previous: str, kind: str, ref: str, at: str, body: str) -> str:
-    return hashlib.sha256("\x1f".join((previous, kind, ref, at, body)).encode()).hexdigest()
+def _chain(previous: str, *fields: str) -> str:
+    return hashlib.sha256("\x1f".join((previous, *fields)).encode()).hexdigest()
 
 
 def _content_digest(salt: str, text: str) -> str:
     return hashlib.sha256(f"{salt}\x1f{text}".encode()).hexdigest()
 
 
-def _put_away(node: object, contents: list[tuple[str, str, str]], words: bool = False) -> object:
-    """``node`` with every text under a ``WORDS`` key replaced by ``{"$": digest}``."""
+def _put_away(node: object, contents: list[tuple[str, str, str]], words: bool = False, all_: bool = False) -> object:
+    """``node`` with the person's and the model's words replaced by ``{"$": digest}``; own ``$…`` keys are escaped."""
     if isinstance(node, dict):
-        return {k: _put_away(v, contents, words or k in WORDS) for k, v in node.items()}
+        return {
+            (f"${k}" if k.startswith("$") else k): _put_away(
+                v, contents, all_ or k in WORDS or k in ALL_WORDS, all_ or k in ALL_WORDS
+            )
+            for k, v in node.items()
+        }
     if isinstance(node, list):
-        return [_put_away(v, contents, words) for v in node]
+        return [_put_away(v, contents, words, all_) for v in node]
     if words and isinstance(node, str) and node:
         salt = os.urandom(8).hex()
         digest = _content_digest(salt, node)
@@ -280,7 +286,7 @@ def _take_out(node: object, texts: dict[str, str]) -> object:
     if isinstance(node, dict):
         if set(node) == {"$"}:
             return texts.get(str(node["$"]), ERASED)
-        return {k: _take_out(v, texts) for k, v in node.items()}
+        return {k[1:] if k.startswith("$$") else k: _take_out(v, texts) for k, v in node.items()}
     if isinstance(node, list):
         return [_take_out(v, texts) for v in node]
     return node

@@ -7,7 +7,9 @@ second, and every sandbox, builds the same index in memory.
 from __future__ import annotations
 
 import fcntl
-import zlib
+import hashlib
+import shutil
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +18,7 @@ from agent.records import Memory, Turn
 if TYPE_CHECKING:
     from agent.ledger import Ledger
 
-DIMENSIONS = 512
+DIMENSIONS = 2048
 
 
 def embed(text: str) -> list[float]:
@@ -26,7 +28,7 @@ def embed(text: str) -> list[float]:
     for n in (1, 2, 3):
         padded = f" {plain} " if n > 1 else plain.replace(" ", "")
         for i in range(len(padded) - n + 1):
-            h = zlib.crc32(padded[i : i + n].encode())
+            h = int.from_bytes(hashlib.blake2b(padded[i : i + n].encode(), digest_size=4).digest(), "big")
             vector[h % DIMENSIONS] += n if h & 0x8000_0000 else -n
     norm = sum(v * v for v in vector) ** 0.5 or 1.0
     return [v / norm for v in vector]
@@ -36,9 +38,7 @@ class Index:
     """Nearest earlier words. ``path`` None keeps it in memory."""
 
     def __init__(self, ledger: Ledger, path: Path | None) -> None:
-        import chromadb
         from chromadb import Documents, EmbeddingFunction, Embeddings
-        from chromadb.config import Settings
 
         class NGrams(EmbeddingFunction[Documents]):  # type: ignore[misc]
             def __init__(self) -> None:
@@ -60,6 +60,7 @@ class Index:
 
         self._ledger = ledger
         self._lock = None
+        self._embedding = NGrams()
         if path is not None:
             path.mkdir(parents=True, exist_ok=True)
             lock = (path / "owner.lock").open("w")
@@ -69,19 +70,40 @@ class Index:
             except OSError:
                 lock.close()
                 path = None
+        if path is None:
+            self._words = self._collection(None)
+            self.refresh()
+            return
+        folders = [p for p in path.iterdir() if p.is_dir()]
+        try:
+            self._words = self._collection(folders[0] if len(folders) == 1 else path / uuid.uuid4().hex[:8])
+            self.refresh()
+        except Exception:  # damaged, or of another bag: only an index, so it is built anew in a fresh folder
+            self._words = self._collection(path / uuid.uuid4().hex[:8])
+            self.refresh()
+            for folder in folders:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _collection(self, folder: Path | None) -> Any:
+        import chromadb
+        from chromadb.config import Settings
+
         quiet = Settings(anonymized_telemetry=False)
-        client = chromadb.PersistentClient(str(path), quiet) if path else chromadb.EphemeralClient(quiet)
-        name = "words" if path else f"words-{id(self)}"
-        self._words = client.get_or_create_collection(
-            name, embedding_function=NGrams(), metadata={"hnsw:space": "cosine"}
+        client = chromadb.PersistentClient(str(folder), quiet) if folder else chromadb.EphemeralClient(quiet)
+        name = "words" if folder else f"words-{uuid.uuid4().hex}"
+        return client.get_or_create_collection(
+            name, embedding_function=self._embedding, metadata={"hnsw:space": "cosine"}
         )
-        self.refresh()
 
     def refresh(self) -> None:
         """Take in what the ledger has gained."""
-        have = set(self._words.get(include=[])["ids"])
+        stored = self._words.get(include=["documents"])
+        have = dict(zip(stored["ids"], stored["documents"] or [], strict=True))
         items = [(t.id, t.user, "turn") for t in self._ledger.all(Turn)]
         items += [(m.id, m.text, "memory") for m in self._ledger.all(Memory)]
+        real = {x[0]: x[1] for x in items}
+        if any(real.get(i) != text for i, text in have.items()):
+            raise ValueError("the index holds words that the ledger does not")
         new = [x for x in items if x[0] not in have and x[1].strip()]
         for i in range(0, len(new), 1000):
             some = new[i : i + 1000]

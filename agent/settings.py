@@ -11,7 +11,7 @@ import tomllib
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from agent.errors import SettingsError
 from prompts import Language
@@ -20,7 +20,17 @@ FILE = "habitus.toml"
 
 
 class Table(BaseModel):
+    """One table of the file. Numbers are numbers: neither ``true`` nor ``"64"`` passes for one."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _really_a_number(cls, value: object, info: ValidationInfo) -> object:
+        wanted = cls.model_fields[info.field_name].annotation if info.field_name else None
+        if wanted in (int, float, int | None, float | None) and isinstance(value, bool | str):
+            raise ValueError("input should be a number")
+        return value
 
 
 class ModelTable(Table):
@@ -207,6 +217,7 @@ def load(bag: Path) -> Settings:
             if first["type"] == "extra_forbidden"
             else first["msg"][0].lower() + first["msg"][1:]
         )
+        where = [w for w in where if w not in ("str", "int", "float") and not w.startswith(("tuple", "list"))]
         line = line_of(text, where)
         raise SettingsError(
             f"{path}{f', line {line}' if line else ''}: {'.'.join(where)}: {reason}{given}.",
@@ -219,10 +230,12 @@ def line_of(text: str, where: list[str]) -> int:
     table = ""
     for number, line in enumerate(text.splitlines(), 1):
         if match := re.match(r"\s*\[+([^\]]+)\]", line):
-            table = match[1].strip()
-        elif match := re.match(r"\s*\"?([^\"=\s]+)\"?\s*=", line):
+            table = match[1].strip().strip("\"'")
+            if table == ".".join(where):
+                return number
+        elif match := re.match(r"\s*[\"']?([^\"'=\s]+)[\"']?\s*=", line):
             key = f"{table}.{match[1]}" if table else match[1]
-            if key == ".".join(where[: key.count(".") + 1]) and len(where) <= key.count(".") + 2:
+            if key == ".".join(where[: key.count(".") + 1]):
                 return number
     return 0
 
@@ -242,9 +255,12 @@ def _allowed(where: list[str]) -> str:
         options = schema.get("anyOf", [schema])
         low = next((o[k] for o in options for k in ("minimum", "exclusiveMinimum") if k in o), None)
         high = next((o[k] for o in options for k in ("maximum", "exclusiveMaximum") if k in o), None)
+        open_ = any("exclusiveMinimum" in o for o in options)
         if low is not None or high is not None:
-            return f"{'from ' + str(low) if low is not None else ''} {'to ' + str(high) if high is not None else 'upwards'}.".strip()
-        return str(schema.get("type", "")) + "."
+            start = "" if low is None else f"above {low}" if open_ else f"from {low}"
+            return f"{start} {'upwards' if high is None else f'to {high}'}.".strip()
+        kinds = [str(o["type"]) for o in options if "type" in o and o["type"] != "null"]
+        return f"{' or '.join(kinds)}." if kinds else ""
     return "one of " + ", ".join(fields) + "."
 
 
@@ -296,13 +312,14 @@ def default_toml() -> str:
         for key, item in table.model_fields.items():
             value = getattr(getattr(Settings(), name), key)
             note = f"   # {item.description}" if item.description else ""
+            if value is None:
+                value = getattr(PROFILES["llama"], key, 0)
+                note = note or "   # unset: the profile's own"
             lines.append(f"# {key} = {_toml(value)}{note}")
     return "\n".join(lines) + "\n"
 
 
 def _toml(value: object) -> str:
-    if value is None:
-        return '"profile"'
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):

@@ -62,7 +62,7 @@ def system_text(mask: Mask, language: Language, memories: list[str]) -> str:
 def _recall(state: State, runtime: Runtime[Context]) -> State:
     bag = runtime.context.bag
     index = bag.passing_index if state["mode"] == "sandbox" else bag.index
-    found = index.near(state["user"], "memory", 3, least=0.2)
+    found = index.near(state["user"], "memory", 3, least=0.12)
     return {"memories": [text for _, text, _ in found], "exchange": [], "calls": [], "told": [], "steps": 0}
 
 

@@ -61,6 +61,7 @@ RESERVED = frozenset(
     ]
 )
 
+_RESERVED_PLAIN = frozenset(w.lower() for w in RESERVED)
 _PARTICLE = re.compile(r"(?<=(.))\((이?[가-힣]+)/([가-힣]+)\)")
 _PARTICLE_QUOTED = re.compile(r"([^\s'\"])(['\"]?)\(([가-힣]+)/([가-힣]+)\)")
 
@@ -184,7 +185,7 @@ def open_string(r: Random, language: Language, lexicon: list[str]) -> str:
             s = s.capitalize()
         if r.random() < 0.05:
             s += r.choice(["!", "~", "?"])
-        if s not in RESERVED and not any(w in RESERVED for w in s.split()):
+        if not any(w.strip("!?~").lower() in _RESERVED_PLAIN for w in s.split()):
             return s
 
 

@@ -346,3 +346,14 @@ def test_a_failed_training_says_where_its_log_is(asking: Path, tmp_path: Path, m
     assert "log" in caught.value.hint
     monkeypatch.undo()
     assert being.learn()[0]["promoted"]
+
+
+def test_no_probe_is_in_a_training_row_or_an_anchor(asking: Path) -> None:
+    from agent.learning.data import bank, is_probe
+
+    proposal = open_habitus(str(asking)).bag.ledger.get(Proposal, "p1")
+    assert not [e.prompt for e in proposal.examples if is_probe(e.prompt)]
+    for language in ("ko", "en"):
+        probes, anchors = bank("probes", language), bank("anchors", language)  # type: ignore[arg-type]
+        assert not set(probes["rules"]) & set(anchors["rules"])
+        assert not [t for key in ("talk", "unknown", "teach", "facts") for t in anchors[key] if is_probe(t)]

@@ -48,7 +48,6 @@ def test_the_database_itself_refuses_to_change_or_delete_a_row(ledger: Ledger, p
     assert [t.user for t in ledger.all(Turn)] == ["안녕"]
 
 
-@pytest.mark.xfail(strict=True, reason="REPLACE fires no delete trigger: agent/ledger.py needs one BEFORE INSERT")
 def test_the_database_itself_refuses_to_replace_a_row(ledger: Ledger, path: Path) -> None:
     ledger.add(turn())
     with pytest.raises(sqlite3.IntegrityError):
@@ -119,7 +118,6 @@ def test_a_record_comes_back_whole(ledger: Ledger) -> None:
     assert kept.model_copy(update={"id": "", "at": ""}) == said
 
 
-@pytest.mark.xfail(strict=True, reason="agent/ledger.py: an argument named '$' is taken for a digest")
 def test_a_tool_call_cannot_make_the_ledger_unreadable(ledger: Ledger) -> None:
     kept = ledger.add(Turn(thread="c", user="a", reply="b", tool_calls=(Call(name="x", arguments={"$": "y"}),)))
     assert ledger.all(Turn) == [kept]
@@ -146,7 +144,6 @@ def test_words_live_in_the_content_table_and_nowhere_in_the_rows(ledger: Ledger,
         assert {text for (text,) in connection.execute("SELECT text FROM content")} >= set(words)
 
 
-@pytest.mark.xfail(strict=True, reason="agent/ledger.py: 'personas' is not in WORDS, so a persona stays in the rows")
 def test_the_persona_in_a_proposals_configuration_is_words_too(ledger: Ledger, path: Path) -> None:
     config: dict[str, object] = {"personas": {"ko": "너는 지훈의 벗이다"}}
     ledger.add(Proposal(kind="learn", habit="h1", rule="r", scope=("ko",), config=config))
@@ -182,7 +179,6 @@ def test_an_altered_row_is_found(ledger: Ledger, path: Path, column: str) -> Non
     assert wrong.startswith("row 2 ")
 
 
-@pytest.mark.xfail(strict=True, reason="agent/ledger.py: the digest leaves out the parent column that look-ups go by")
 def test_a_decision_moved_to_another_proposal_is_found(ledger: Ledger, path: Path) -> None:
     ledger.add(Decision(proposal="p1", verdict="approve", digest="d"))
     by_hand(path, "DROP TRIGGER rows_stay", "UPDATE rows SET parent='p2'")
@@ -234,7 +230,6 @@ def test_threads_of_one_ledger_lose_nothing(ledger: Ledger) -> None:
     assert ledger.verify() == []
 
 
-@pytest.mark.xfail(strict=True, reason="agent/ledger.py: SQLite does not wait when it turns to WAL; retry")
 def test_a_bag_that_someone_else_is_just_making_is_waited_for(path: Path) -> None:
     path.parent.mkdir()
     other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -282,7 +277,6 @@ def test_damage_found_while_reading_is_a_storage_error(torn: Ledger) -> None:
         torn.all(Memory)
 
 
-@pytest.mark.xfail(strict=True, reason="agent/ledger.py: verify() lets SQLAlchemy's DatabaseError through")
 def test_damage_found_while_verifying_is_reported(torn: Ledger) -> None:
     with contextlib.suppress(StorageError):  # said either way
         assert torn.verify()

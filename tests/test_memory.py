@@ -67,14 +67,11 @@ def files(folder: Path) -> dict[str, str]:
     }
 
 
-CROWDED = pytest.mark.xfail(strict=True, reason="agent/memory.py: in 512 dimensions chance collisions outweigh a word")
-
-
 @pytest.mark.parametrize(
     ("question", "answer"),
     [
         ("고양이 이름이 뭐였지?", "우리 집 고양이 이름은 나비야"),
-        pytest.param("내 생일이 언제라고 했지?", "제 생일은 5월 3일이에요", marks=CROWDED),
+        ("내 생일이 언제라고 했지?", "제 생일은 5월 3일이에요"),
         ("사물함 번호 기억나?", "내 사물함 번호는 4172번이야"),
         ("what is my dog called?", "my dog is called Biscuit"),
         ("Where was I BORN?", "I was born in Lisbon"),
@@ -141,9 +138,6 @@ def test_an_index_in_memory_leaves_no_file(ledger: Ledger, bag_path: Path) -> No
     assert set(files(bag_path)) == before
 
 
-@pytest.mark.xfail(
-    strict=True, reason="agent/memory.py: what the index has is kept by id, even where the ledger differs"
-)
 def test_an_index_that_belongs_to_another_ledger_is_not_believed(bag_path: Path) -> None:
     other = Ledger(bag_path / "ledger.db")
     other.add_all([Memory(text="a stranger's cat is called Tom"), Memory(text="a stranger's dog is called Rex")])
@@ -157,7 +151,6 @@ def test_an_index_that_belongs_to_another_ledger_is_not_believed(bag_path: Path)
     assert found == ["my cat is called Nabi"]
 
 
-@pytest.mark.xfail(reason="agent/memory.py: collections in memory are named by id(), which Python uses again")
 def test_two_bags_in_one_process_never_share_words(tmp_path: Path, ledger: Ledger) -> None:
     other = Ledger(tmp_path / "other" / "ledger.db")
     other.add(Memory(id="m99", text="a stranger's cat is called Tom"))

@@ -149,7 +149,6 @@ def test_a_reserved_string_is_not_drawn_from_real_words_either() -> None:
     assert "zibble" not in drawn
 
 
-@pytest.mark.xfail(strict=True, reason="seedling/words.py: open_string looks for reserved words after dressing them up")
 def test_a_reserved_string_is_not_drawn_in_another_dress_either() -> None:
     r = Random(1)
     drawn = {open_string(r, "en", ["zibble", "quokka"]) for _ in range(2000)}

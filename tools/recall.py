@@ -9,5 +9,5 @@ from tools.base import Desk, tool
 def recall(desk: Desk, query: Annotated[str, StringConstraints(min_length=1, max_length=200)]) -> str:
     """Look up what the person told you before."""
     index = desk.bag.passing_index if desk.mode == "sandbox" else desk.bag.index
-    found = index.near(query, "memory", 3, least=0.15)
+    found = index.near(query, "memory", 3, least=0.08)
     return "\n".join(f"- {text}" for _, text, _ in found) or "none"

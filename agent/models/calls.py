@@ -22,7 +22,7 @@ def parse(text: str) -> tuple[str, list[dict[str, Any]], list[str]]:
     while rest:
         try:
             found, end = decoder.raw_decode(rest)
-        except json.JSONDecodeError:
+        except (json.JSONDecodeError, RecursionError):
             bad.append(rest)
             break
         arguments = found.get("parameters", found.get("arguments")) if isinstance(found, dict) else None
@@ -30,5 +30,5 @@ def parse(text: str) -> tuple[str, list[dict[str, Any]], list[str]]:
             calls.append({"name": found["name"], "args": arguments})
         else:
             bad.append(rest[:end])
-        rest = rest[end:].lstrip(" ;\n")
+        rest = rest[end:].lstrip("; \t\r\n")
     return "", calls, bad

@@ -45,6 +45,8 @@ class _Rules:
                 return "(" + " | ".join(f'"{i}"' for i in range(low, high + 1)) + ")"
             return "/[0-9]{1,6}/"
         if kind == "number":
+            if schema.get("maximum", schema.get("exclusiveMaximum", 9)) <= 1:
+                return r"/0(\.[0-9]{1,3})?/"
             return r"/[0-9](\.[0-9]{1,3})?/"
         if kind == "boolean":
             return '("true" | "false")'
