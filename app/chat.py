@@ -9,7 +9,8 @@ from agent.errors import HabitusError
 from app import show
 
 if TYPE_CHECKING:
-    from app.habitus import Conversation, Habitus
+    from app.conversation import Conversation
+    from app.habitus import Habitus
 
 HELP = """\
   /mask              the rules I wear          /mask add RULE   /mask drop N

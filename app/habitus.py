@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import secrets
 import sqlite3
 import time
 import tomllib
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from langchain_core.messages import AIMessageChunk
 from langgraph.types import Command
 from pydantic import ValidationError
 
@@ -32,13 +29,13 @@ from agent.records import (
     Mask,
     Mode,
     Proposal,
-    Rule,
     Run,
     Self,
     Speaking,
     Turn,
     Verdict,
 )
+from app.conversation import Conversation, new_thread, with_rule, without_rule
 from graphs import converse, ruminate, update
 from graphs.context import Context, Progress, silent
 from prompts import language_of
@@ -403,80 +400,6 @@ class Habitus:
     def voice(self) -> Voice:
         """The weights that speak now."""
         return self.bag.selves.voice(self.bag.selves.current())
-
-
-class Conversation:
-    """One thread being talked in. In sandbox all of it lives in this object and nowhere else."""
-
-    def __init__(self, habitus: Habitus, thread: str, mode: Mode) -> None:
-        self.habitus, self.thread, self.mode = habitus, thread, mode
-        self.mask = habitus.bag.selves.current().mask
-        self._history: list[tuple[str, str]] = []
-        self._graph = converse.build().compile()
-
-    def say(self, text: str, show: Callable[[str], None] | None = None) -> Json:
-        """One turn; ``show`` receives the reply piece by piece."""
-        if not text.strip():
-            raise UsageError("There is nothing to answer.", "Say something.")
-        state: Json = {"thread": self.thread, "mode": self.mode, "user": text}
-        if self.mode == "sandbox":
-            state |= {"mask": self.mask.model_dump(), "history": self._history}
-        final: Json = {}
-        graph: Any = self._graph
-        for kind, payload in graph.stream(
-            state, context=self.habitus.context, stream_mode=["messages", "values"], config={"recursion_limit": 50}
-        ):
-            if kind == "values":
-                final = payload
-            elif show and isinstance(payload[0], AIMessageChunk) and payload[0].content:
-                show(str(payload[0].text))
-        if self.mode == "sandbox":
-            self._history.append((text, final["reply"]))
-        return {
-            "thread": self.thread,
-            "turn_id": final.get("turn", ""),
-            "mode": self.mode,
-            "user": text,
-            "reply": final["reply"],
-            "tool_calls": [{k: c[k] for k in ("name", "arguments", "result")} for c in final["calls"]],
-            "self": final["self_name"],
-            "mask": final["rules"],
-        }
-
-    def mask_now(self) -> Mask:
-        """The mask worn in this conversation."""
-        return self.mask if self.mode == "sandbox" else self.habitus.bag.selves.current().mask
-
-    def mask_add(self, rule: str) -> None:
-        """Add a rule: to the being, or in sandbox to this process alone."""
-        if self.mode == "sandbox":
-            self.mask = with_rule(self.mask, rule)
-        else:
-            self.habitus.mask_add(rule)
-
-    def mask_drop(self, number: int) -> None:
-        """Drop a rule by its number."""
-        if self.mode == "sandbox":
-            self.mask = without_rule(self.mask, number)
-        else:
-            self.habitus.mask_drop(number)
-
-
-def with_rule(mask: Mask, rule: str, habit: str = "") -> Mask:
-    """``mask`` with one more rule, in the scope of its language."""
-    return mask.model_copy(update={"rules": (*mask.rules, Rule(text=rule, scope=(language_of(rule),), habit=habit))})
-
-
-def without_rule(mask: Mask, number: int) -> Mask:
-    """``mask`` without the rule shown under ``number``."""
-    if not 1 <= number <= len(mask.rules):
-        raise UsageError(f"The mask has no rule {number}.", f"It has {len(mask.rules)}; see `habitus mask`.")
-    return mask.model_copy(update={"rules": (*mask.rules[: number - 1], *mask.rules[number:])})
-
-
-def new_thread() -> str:
-    """A fresh conversation's name."""
-    return f"c-{datetime.now(UTC):%Y%m%d}-{secrets.token_hex(3)}"
 
 
 def summary(p: Proposal) -> Json:

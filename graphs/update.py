@@ -15,8 +15,9 @@ from langgraph.types import interrupt
 from pydantic import BaseModel
 
 from agent.bag import Bag
+from agent.errors import ConflictError
 from agent.learning.gate import Exam, examine
-from agent.learning.proposing import personas
+from agent.learning.proposing import personas, stale
 from agent.learning.running import check_approved, train
 from agent.ports import Voice
 from agent.records import Decision, GateReport, Habit, Mask, Part, Proposal, Record, Run, Stage
@@ -112,6 +113,11 @@ def _examine(state: State, runtime: Runtime[Context]) -> State:
     proposal = bag.ledger.get(Proposal, state["proposal"])
     run = bag.ledger.get(Run, state["run"]) if state["run"] else None
     name = run.adapter if run else ""
+    if stale(bag, proposal):
+        raise ConflictError(
+            f"The weights changed while {proposal.id} was trained; it no longer fits beside them.",
+            "Run `habitus learn` again: it is put before you anew.",
+        )
     for report in bag.ledger.all(GateReport, parent=proposal.id):
         if report.adapter == name:
             return {"passed": report.passed or proposal.kind != "learn"}

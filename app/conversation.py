@@ -1,0 +1,94 @@
+"""One thread being talked in."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.messages import AIMessageChunk
+
+from agent.errors import UsageError
+from agent.records import Mask, Mode, Rule
+from graphs import converse
+from prompts import language_of
+
+if TYPE_CHECKING:
+    from app.habitus import Habitus
+
+Json = dict[str, Any]
+
+
+class Conversation:
+    """One thread being talked in. In sandbox all of it lives in this object and nowhere else."""
+
+    def __init__(self, habitus: Habitus, thread: str, mode: Mode) -> None:
+        self.habitus, self.thread, self.mode = habitus, thread, mode
+        self.mask = habitus.bag.selves.current().mask
+        self._history: list[tuple[str, str]] = []
+        self._graph = converse.build().compile()
+
+    def say(self, text: str, show: Callable[[str], None] | None = None) -> Json:
+        """One turn; ``show`` receives the reply piece by piece."""
+        if not text.strip():
+            raise UsageError("There is nothing to answer.", "Say something.")
+        state: Json = {"thread": self.thread, "mode": self.mode, "user": text}
+        if self.mode == "sandbox":
+            state |= {"mask": self.mask.model_dump(), "history": self._history}
+        final: Json = {}
+        graph: Any = self._graph
+        for kind, payload in graph.stream(
+            state, context=self.habitus.context, stream_mode=["messages", "values"], config={"recursion_limit": 50}
+        ):
+            if kind == "values":
+                final = payload
+            elif show and isinstance(payload[0], AIMessageChunk) and payload[0].content:
+                show(str(payload[0].text))
+        if self.mode == "sandbox":
+            self._history.append((text, final["reply"]))
+        return {
+            "thread": self.thread,
+            "turn_id": final.get("turn", ""),
+            "mode": self.mode,
+            "user": text,
+            "reply": final["reply"],
+            "tool_calls": [{k: c[k] for k in ("name", "arguments", "result")} for c in final["calls"]],
+            "self": final["self_name"],
+            "mask": final["rules"],
+        }
+
+    def mask_now(self) -> Mask:
+        """The mask worn in this conversation."""
+        return self.mask if self.mode == "sandbox" else self.habitus.bag.selves.current().mask
+
+    def mask_add(self, rule: str) -> None:
+        """Add a rule: to the being, or in sandbox to this process alone."""
+        if self.mode == "sandbox":
+            self.mask = with_rule(self.mask, rule)
+        else:
+            self.habitus.mask_add(rule)
+
+    def mask_drop(self, number: int) -> None:
+        """Drop a rule by its number."""
+        if self.mode == "sandbox":
+            self.mask = without_rule(self.mask, number)
+        else:
+            self.habitus.mask_drop(number)
+
+
+def with_rule(mask: Mask, rule: str, habit: str = "") -> Mask:
+    """``mask`` with one more rule, in the scope of its language."""
+    return mask.model_copy(update={"rules": (*mask.rules, Rule(text=rule, scope=(language_of(rule),), habit=habit))})
+
+
+def without_rule(mask: Mask, number: int) -> Mask:
+    """``mask`` without the rule shown under ``number``."""
+    if not 1 <= number <= len(mask.rules):
+        raise UsageError(f"The mask has no rule {number}.", f"It has {len(mask.rules)}; see `habitus mask`.")
+    return mask.model_copy(update={"rules": (*mask.rules[: number - 1], *mask.rules[number:])})
+
+
+def new_thread() -> str:
+    """A fresh conversation's name."""
+    return f"c-{datetime.now(UTC):%Y%m%d}-{secrets.token_hex(3)}"
