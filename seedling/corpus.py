@@ -46,6 +46,7 @@ class Document:
     messages: tuple[Message, ...]
     tools: tuple[str, ...] = ()
     topic: str = ""
+    last_only: bool = False  # loss on the last message alone
     raw: tuple[int, ...] = ()  # token ids of a pure copying exercise, instead of messages
     repeat_from: int = 0  # in ``raw``: where the repetition begins, loss only from there
 
@@ -499,6 +500,39 @@ def adopt_talk(r: Random) -> Document:
     return Document(tuple(messages), tools, "adopt")
 
 
+def grown_talk(r: Random) -> Document:
+    """A conversation in which a rule was told on the way: earlier replies do not follow it, later ones do.
+
+    History shows no tool calls, as at run time; loss falls on the last reply alone.
+    """
+    language = _language(r)
+    rules = draw_rules(r, language, r.choice([1, 1, 1, 2]), copying=0.75)
+    if any(x.family == "banned" for x in rules):
+        rules = [styles.draw(r, language, "ending", lexicon(language))]
+    *standing, new = rules
+    persona = render("persona", language)
+    messages: list[Message] = [{"role": "system", "content": render("converse", language, persona=persona, rules=[x.canonical for x in rules], memories=[])}]
+    for _ in range(r.choice([0, 0, 1, 1, 2])):
+        q, a, _ = exchange(r, language, standing)
+        messages += [user(q), says(a)]
+    messages += [user(new.say(r.choice(["tell", "rule", "remind"]), r)), says(fixed(rules, language, "adopted"))]
+    for _ in range(r.choice([0, 1, 1, 2, 3])):
+        q, a, _ = exchange(r, language, rules)
+        if r.random() < 0.2:
+            q, a = new.say(r.choice(["tell", "rule", "remind"]), r), fixed(rules, language, "adopted")
+        messages += [user(q), says(a)]
+    x = r.random()
+    if x < 0.65:
+        q, a, _ = exchange(r, language, rules)
+        messages += [user(q), says(a)]
+    elif x < 0.9:  # told again: it stands in the mask already
+        messages += [user(new.say(r.choice(["tell", "rule", "remind"]), r)), says(fixed(rules, language, "adopted"))]
+    else:
+        messages += [user(new.say("drop", r)), call("drop_instruction", rule=new.canonical)]
+    with_tools = x >= 0.9 or r.random() < 0.75
+    return Document(tuple(messages), CONVERSE_TOOLS if with_tools else (), "grown", last_only=True)
+
+
 def judge(r: Random, kind: str = "", held: bool = False) -> Document:
     """One turn to be judged."""
     language = _language(r)
@@ -692,13 +726,18 @@ def repeat(r: Random, vocabulary: int, first: int) -> Document:
 
 MIX: list[tuple[Callable[[Random], Document], float]] = [
     (chat, 44), (fact_talk, 9), (adopt_talk, 11), (unknown_talk, 5), (kinds_talk, 3), (judge, 9), (propose, 11),
-    (write, 1.5), (schedule, 1), (decay, 1), (diary, 1), (echo, 3),
+    (grown_talk, 0), (write, 1.5), (schedule, 1), (decay, 1), (diary, 1), (echo, 3),
 ]  # fmt: skip
 
 
-def draw(r: Random) -> Document:
-    """One document of the final mix."""
-    makers, weights = zip(*MIX, strict=True)
+# What the loop rests on comes more often towards the end.
+POLISH = {propose: 18, adopt_talk: 11, grown_talk: 14, chat: 36, fact_talk: 6, judge: 7, echo: 4}
+
+
+def draw(r: Random, polish: bool = False) -> Document:
+    """One document of the mix."""
+    makers = [maker for maker, _ in MIX]
+    weights = [POLISH.get(maker, weight) if polish else weight for maker, weight in MIX]
     make: Callable[[Random], Document] = r.choices(makers, weights)[0]
     return make(r)
 

@@ -41,6 +41,8 @@ class Recipe:
     adam_lr: float = 2e-3
     warmup: int = 60
     decay_share: float = 0.5
+    polish_steps: int = 1000  # a second, lower slope, on the mix that leans to the runtime's own tasks
+    polish_rate: float = 0.4
     copying_steps: int = 120  # documents are mostly repetition until here, fading out over as many again
     repeat_late: float = 0.1  # share of repetition while the rate decays: copying had worn off at 0.04
     optimizer: str = "muon"
@@ -67,14 +69,18 @@ def encode(tok: PreTrainedTokenizerFast, document: corpus.Document) -> tuple[lis
     for i, m in enumerate(messages):
         head, body = pieces[i], [*pieces[len(messages) + i], tok.eos_token_id]
         ids += head + body
-        labels += [-100] * len(head) + (body if m["role"] == "assistant" else [-100] * len(body))
+        taught = m["role"] == "assistant" and (i == len(messages) - 1 or not document.last_only)
+        labels += [-100] * len(head) + (body if taught else [-100] * len(body))
     return ids, labels
 
 
 def learning_rate(step: int, recipe: Recipe) -> float:
-    """Share of the peak rate at ``step``: warm-up, plateau, linear decay to nothing."""
+    """Share of the peak rate at ``step``: warm-up, plateau, linear decay; then a lower slope to nothing."""
+    if step >= recipe.steps:
+        done = step - recipe.steps
+        return recipe.polish_rate * min(1.0, (done + 1) / recipe.warmup) * (1 - done / recipe.polish_steps)
     decay_from = recipe.steps * (1 - recipe.decay_share)
-    return min(1.0, (step + 1) / recipe.warmup, max(0.0, (recipe.steps - step) / (recipe.steps - decay_from)))
+    return min(1.0, (step + 1) / recipe.warmup, (recipe.steps - step) / (recipe.steps - decay_from))
 
 
 class Stream:
@@ -98,7 +104,7 @@ class Stream:
             elif r.random() < 0.4 * early:
                 document = corpus.chat(r, (1, 1, 2), copying=0.95) if r.random() < 0.7 else corpus.echo(r)
             else:
-                document = corpus.draw(r)
+                document = corpus.draw(r, polish=step >= recipe.steps)
             ids, labels = encode(self.tok, document)
             documents.append((ids[: recipe.context], labels[: recipe.context]))
             budget -= len(ids)
@@ -193,7 +199,8 @@ def train(recipe: Recipe, out: Path, threads: int, save_every: int, stop_at: flo
         )
 
     started, mean = time.monotonic(), 0.0
-    while step < recipe.steps:
+    total = recipe.steps + recipe.polish_steps
+    while step < total:
         for batch in stream.pool(pool):
             share = learning_rate(step, recipe)
             for group, peak in zip([g for o in optimizers for g in o.param_groups], peaks, strict=True):
@@ -214,11 +221,11 @@ def train(recipe: Recipe, out: Path, threads: int, save_every: int, stop_at: flo
             mean = loss.item() if not mean else 0.95 * mean + 0.05 * loss.item()
             if step % 25 == 0:
                 print(
-                    f"step {step}/{recipe.steps} loss {mean:.4f} {tokens / 1e6:.2f} M tokens {time.monotonic() - started:.0f} s",
+                    f"step {step}/{total} loss {mean:.4f} {tokens / 1e6:.2f} M tokens {time.monotonic() - started:.0f} s",
                     flush=True,
                 )
         pool += 1
-        if step // save_every != (step - 17) // save_every or step >= recipe.steps:
+        if step // save_every != (step - 17) // save_every or step >= total:
             save()
         if time.monotonic() - started > stop_at:
             break
