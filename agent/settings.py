@@ -113,6 +113,7 @@ class TrainingTable(Table):
     optimizer: Literal["adamw_torch", "adamw_8bit", "paged_adamw_8bit"] = "adamw_torch"
     warmup: float = Field(0.1, ge=0, le=0.5)
     weight_decay: float = Field(0.0, ge=0, le=1)
+    focus: float = Field(8.0, ge=0, le=100, description="distill: extra weight of the tokens that the rule changes")
     seed: int = 7
     strategy: Literal["core", "fresh"] = "core"
 
@@ -123,7 +124,7 @@ class RuminationTable(Table):
     turns: int = Field(60, ge=1, description="turns judged in one pass")
     proposals: int = Field(2, ge=0, description="proposals filed in one pass")
     examples: int = Field(48, ge=4, le=2000, description="rows of a habit's own in one proposal")
-    anchors: int = Field(96, ge=0, le=4000, description="rows that keep everything else")
+    anchors: int = Field(160, ge=0, le=4000, description="rows that keep everything else")
     least_value: int = Field(2, ge=0, le=5, description="verdicts below this are not shown as evidence")
 
 

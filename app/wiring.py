@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,6 +55,7 @@ def open_habitus(given: str | None = None, model: str | None = None, progress: P
     for name in ("LANGSMITH_TRACING", "LANGSMITH_TRACING_V2", "LANGCHAIN_TRACING", "LANGCHAIN_TRACING_V2"):
         os.environ[name] = "false"  # a conversation goes to nobody, whatever the shell says
     os.environ["ANONYMIZED_TELEMETRY"] = "False"
+    warnings.simplefilter("ignore", FutureWarning)  # libraries talking to libraries
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from app.habitus import Habitus
     from graphs.context import silent

@@ -511,7 +511,12 @@ def grown_talk(r: Random) -> Document:
         rules = [styles.draw(r, language, "ending", lexicon(language))]
     *standing, new = rules
     persona = render("persona", language)
-    messages: list[Message] = [{"role": "system", "content": render("converse", language, persona=persona, rules=[x.canonical for x in rules], memories=[])}]
+    messages: list[Message] = [
+        {
+            "role": "system",
+            "content": render("converse", language, persona=persona, rules=[x.canonical for x in rules], memories=[]),
+        }
+    ]
     for _ in range(r.choice([0, 0, 1, 1, 2])):
         q, a, _ = exchange(r, language, standing)
         messages += [user(q), says(a)]
@@ -576,7 +581,8 @@ def propose(r: Random, repeat: bool | None = None) -> Document:
     elif repeat:
         same, kept, others, reason = r.choice([1, 1, 2]), r.randrange(3, 10), r.choice([0, 0, 1, 2]), "kept"
     else:
-        same, kept, others = r.choice([0, 0, 0, 1, 1, 2]), r.choice([0, 0, 1, 1, 2]), r.choice([1, 2, 3])
+        # twice is left open: the line between once and three times is then learned sharply
+        same, kept, others = r.choice([0, 0, 0, 1, 1, 1]), r.choice([0, 0, 1, 1, 2]), r.choice([0, 1, 2, 3])
     texts = [(rule.say(r.choice(["rule", "tell", "tell", "remind"]), r), True) for _ in range(same)]
     texts += [
         (
@@ -591,6 +597,8 @@ def propose(r: Random, repeat: bool | None = None) -> Document:
     ]
     if same == 0:
         kept = 0
+        if not texts:
+            texts = [(kind_message(r, language, "smalltalk"), False)]
     r.shuffle(texts)
     turns = [{"number": i + 1, "user": t} for i, (t, _) in enumerate(texts)]
     if repeat:
@@ -731,7 +739,7 @@ MIX: list[tuple[Callable[[Random], Document], float]] = [
 
 
 # What the loop rests on comes more often towards the end.
-POLISH = {propose: 18, adopt_talk: 11, grown_talk: 14, chat: 36, fact_talk: 6, judge: 7, echo: 4}
+POLISH = {propose: 24, adopt_talk: 11, grown_talk: 14, chat: 36, fact_talk: 6, judge: 7, echo: 4}
 
 
 def draw(r: Random, polish: bool = False) -> Document:

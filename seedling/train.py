@@ -41,7 +41,7 @@ class Recipe:
     adam_lr: float = 2e-3
     warmup: int = 60
     decay_share: float = 0.5
-    polish_steps: int = 1000  # a second, lower slope, on the mix that leans to the runtime's own tasks
+    polish_steps: int = 790  # a second, lower slope, on the mix that leans to the runtime's own tasks
     polish_rate: float = 0.4
     copying_steps: int = 120  # documents are mostly repetition until here, fading out over as many again
     repeat_late: float = 0.1  # share of repetition while the rate decays: copying had worn off at 0.04
@@ -139,6 +139,7 @@ def train(recipe: Recipe, out: Path, threads: int, save_every: int, stop_at: flo
 
     torch.set_num_threads(threads)
     torch.manual_seed(recipe.seed)
+    torch.set_flush_denormal(True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     out.mkdir(parents=True, exist_ok=True)
     tok = cutting.build(corpus.vocabulary_texts())
@@ -230,6 +231,8 @@ def train(recipe: Recipe, out: Path, threads: int, save_every: int, stop_at: flo
         if time.monotonic() - started > stop_at:
             break
     save()
+    if step >= total:  # what ships is bf16, half the size
+        model.to(torch.bfloat16).save_pretrained(out)
 
 
 def main() -> None:

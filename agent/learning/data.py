@@ -158,16 +158,16 @@ def _anchors(r: Random, count: int, scope: set[Language]) -> list[tuple[Language
 
     while len(found) < count:
         x = r.random()
-        if x < 0.3 and outside:
+        if x < 0.5 and outside:
             language = r.choice(outside)
             found.append((language, pick(language, r.choice(["talk", "talk", "talk", "unknown"])), (), "plain"))
-        elif x < 0.45 and outside:
+        elif x < 0.6 and outside:
             language = r.choice(outside)
             found.append((language, pick(language, "talk"), style(language, 2), "plain"))
-        elif x < 0.75:
+        elif x < 0.78:
             language = r.choice(inside)
             found.append((language, pick(language, "talk"), style(language, 2), "plain"))
-        elif x < 0.9:
+        elif x < 0.92:
             language = r.choice(either)
             found.append((language, pick(language, r.choice(["teach", "teach", "facts", "talk"])), (), "tools"))
         else:

@@ -36,6 +36,7 @@ def config_of(bag: Bag, method: Method) -> dict[str, Any]:
         "optimizer": table.optimizer,
         "warmup": table.warmup,
         "weight_decay": table.weight_decay,
+        "focus": table.focus,
         "seed": table.seed,
         "rank": lora.rank,
         "alpha": lora.alpha,
