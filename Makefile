@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo chat test install check format bench clean
+.PHONY: demo chat test goals install check format bench clean
 
 demo: .venv/installed ## watch an AI form a habit and grow it into its weights
 	$(BIN)/habitus demo
@@ -16,6 +16,9 @@ test: .venv/installed-dev ## format, lint, types, import direction, tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest
+
+goals: .venv/installed-dev ## the loop's goals on real weights; not all are reached yet (docs/log.md)
+	$(BIN)/pytest -m goal
 
 bench: .venv/installed ## figures of this machine, medians of several runs
 	$(BIN)/python -m bench.loop

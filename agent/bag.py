@@ -89,9 +89,11 @@ class Bag:
     def kept_in(self, habit: Habit) -> int:
         """In how many conversations the habit's rule stood in the mask and the person let it stand."""
         verdicts = {v.turn: v.kind for v in self.ledger.all(Verdict)}
+        turns = self.ledger.all(Turn)
+        told = {t.thread for t in turns if t.id in habit.evidence}  # being told is one act, keeping it another
         threads: dict[str, bool] = {}
-        for turn in self.ledger.all(Turn):
-            if habit.rule in turn.rules and turn.id not in habit.evidence:
+        for turn in turns:
+            if habit.rule in turn.rules and turn.thread not in told:
                 kind = verdicts.get(turn.id)
                 if kind == "correction":
                     threads[turn.thread] = False  # objected to

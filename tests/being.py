@@ -6,9 +6,15 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from agent.records import Habit, Turn
 from app.habitus import Habitus
 from app.wiring import open_habitus
 from prompts import Language
+from tools.base import Desk
+from tools.judge_turn_value import judge_turn_value
+from tools.propose_habit import propose_habit
+from tools.schedule_lora_update import schedule_lora_update
+from tools.write_examples import write_examples
 
 ROOT = Path(__file__).parents[1]
 # Strings that occur in no corpus (seedling/words.py: RESERVED), told in three ways each.
@@ -39,6 +45,36 @@ def told(habitus: Habitus, name: str) -> Habitus:
     for telling, other in zip(tellings, small_talk(language, 7)[:3], strict=True):
         talk.say(telling)
         talk.say(other)
+    return habitus
+
+
+def asking(home: Path, name: str) -> Habitus:
+    """A being with a proposal waiting, filed through the model's own tools by a test's hand.
+
+    The invariants must hold whatever the model decides, so they do not hang on its judgement.
+    """
+    habitus = told(open_habitus(str(home)), name)
+    language, tellings, literal = TELLINGS[name]
+    bag = habitus.bag
+    turns = bag.ledger.all(Turn)
+    evidence = [t for t in turns if t.user in tellings]
+    desk = Desk(bag=bag, phase="propose", language=language, turns=dict(enumerate(evidence, 1)))
+    for i, t in enumerate(turns, 1):
+        judged = Desk(bag=bag, phase="judge", turns={i: t})
+        kind = "instruction" if t in evidence else "smalltalk"
+        judge_turn_value.call(judged, {"turn": i, "value": 4, "kind": kind, "reason": "a test's hand"})
+    rule = {"ko": f"모든 대답 끝에 '{literal}'을 붙여 줘.", "en": f"Always end your answers with '{literal}'."}[
+        language
+    ]
+    call = propose_habit.call(
+        desk, {"rule": rule, "quote": tellings[0], "turns": list(desk.turns), "reason": "a test's hand"}
+    )
+    assert desk.draft, call.result
+    desk.habits = {1: bag.ledger.get(Habit, desk.draft.habit)}
+    for i in range(0, 40, 10):
+        write_examples.call(desk, {"habit": 1, "prompts": small_talk(language, 40)[i : i + 10]})
+    call = schedule_lora_update.call(desk, {"habit": 1, "method": "distill", "reason": "a test's hand"})
+    assert desk.proposals, call.result
     return habitus
 
 

@@ -10,6 +10,8 @@ from agent.records import Abstention, Habit, Turn, Verdict
 from app.wiring import open_habitus
 from tests.being import TELLINGS, grown, small_talk
 
+pytestmark = pytest.mark.goal
+
 
 @pytest.mark.parametrize("name", sorted(TELLINGS))
 def test_a_rule_told_three_times_becomes_weights_and_rolls_back(tmp_path: Path, name: str) -> None:

@@ -103,7 +103,9 @@ def main(job_file: Path) -> None:
                     # a rule changes few tokens of an answer: those it changes most count most
                     changed = 1 - torch.minimum(logp.exp(), before).sum(-1)
                     top = logp.topk(min(TOP, logp.shape[-1]), -1)
-                    if examples[d["row"]].origin == "anchor":  # wherever the habit could leak to, staying counts as much
+                    if (
+                        examples[d["row"]].origin == "anchor"
+                    ):  # wherever the habit could leak to, staying counts as much
                         changed = torch.full_like(changed, 0.5)
                     belief[d["row"]] = (top.values.clone(), top.indices.clone(), 1 + config["focus"] * changed)
 
