@@ -137,6 +137,7 @@ class GateTable(Table):
     rules: float = Field(0.8, ge=0, le=1)
     tools: float = Field(0.9, ge=0, le=1)
     agreement: float = Field(0.9, ge=0, le=1, description="token agreement that counts as the same answer")
+    drop: float = Field(0.1, ge=0, le=1, description="how far a probe may fall below the self that speaks now")
     least: int = Field(8, ge=1, description="fewer probes than this decide nothing: no promotion")
 
 

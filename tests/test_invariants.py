@@ -36,6 +36,7 @@ habit = 0.0
 unrelated = 0.0
 rules = 0.0
 tools = 0.0
+drop = 1.0
 """
 
 

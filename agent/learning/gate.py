@@ -19,7 +19,6 @@ from agent.settings import GateTable
 from prompts import Language
 
 TOOL_FRAMES: tuple[Frame, ...] = ("tools", "judge")
-DROP = 0.1  # how far a probe may fall below the self that speaks now
 TALK = 24  # small-talk probes asked per language
 
 
@@ -64,7 +63,13 @@ def examine(exam: Exam) -> tuple[bool, tuple[Probe, ...], float]:
 
 
 def _probe(
-    name: str, before: Sequence[bool], after: Sequence[bool], threshold: float, least: int, detail: str = ""
+    name: str,
+    before: Sequence[bool],
+    after: Sequence[bool],
+    threshold: float,
+    least: int,
+    drop: float,
+    detail: str = "",
 ) -> Probe:
     """Passed: enough questions, at or above the threshold, and not far below the self that speaks now."""
     n = len(after)
@@ -73,7 +78,7 @@ def _probe(
         return Probe(name=name, before=0, after=0, threshold=threshold, passed=False, count=n, detail=detail)
     b, a = round(sum(before) / n, 4), round(sum(after) / n, 4)
     return Probe(
-        name=name, before=b, after=a, threshold=threshold, passed=a >= max(threshold, b - DROP), count=n, detail=detail
+        name=name, before=b, after=a, threshold=threshold, passed=a >= max(threshold, b - drop), count=n, detail=detail
     )
 
 
@@ -121,7 +126,7 @@ def _habit(exam: Exam, habit: Habit, name: str, threshold: float) -> Probe:
             results += [ok and all(w in a for w in words) for ok, a in zip(good, answers, strict=True)]
         exact += sum(a == t for a, t in zip(answers, taught, strict=True))
     least = exam.table.least if fewest >= exam.table.least else len(after) + 1
-    return _probe(name, before, after, threshold, least, f"word for word {exact}/{len(after)}")
+    return _probe(name, before, after, threshold, least, exam.table.drop, f"word for word {exact}/{len(after)}")
 
 
 def _released(exam: Exam) -> Probe:
@@ -135,7 +140,7 @@ def _released(exam: Exam) -> Probe:
             results += [
                 not any(w in a for w in words) if words else a != t for a, t in zip(answers, taught, strict=True)
             ]
-    return _probe("released", before, after, exam.table.habit, exam.table.least)
+    return _probe("released", before, after, exam.table.habit, exam.table.least, exam.table.drop)
 
 
 def _unrelated(exam: Exam) -> Probe:
@@ -152,7 +157,7 @@ def _unrelated(exam: Exam) -> Probe:
             results += [a == b for a, b in zip(exam.body.answers(prompts, voice), base, strict=True)]
     if not outside:  # nothing is out of scope: being judged is still something else
         return _judged(exam)
-    return _probe("unrelated", before, after, exam.table.unrelated, exam.table.least)
+    return _probe("unrelated", before, after, exam.table.unrelated, exam.table.least, exam.table.drop)
 
 
 def _judged(exam: Exam) -> Probe:
@@ -166,7 +171,13 @@ def _judged(exam: Exam) -> Probe:
         for voice, results in ((exam.speaking, before), (exam.candidate, after)):
             results += [a == b for a, b in zip(exam.body.answers(prompts, voice), base, strict=True)]
     return _probe(
-        "unrelated", before, after, exam.table.unrelated, exam.table.least, "judgements, as no language is out of scope"
+        "unrelated",
+        before,
+        after,
+        exam.table.unrelated,
+        exam.table.least,
+        exam.table.drop,
+        "judgements, as no language is out of scope",
     )
 
 
@@ -194,7 +205,7 @@ def _rules(exam: Exam) -> Probe:
                 g >= exam.table.agreement and all(w in a for w in words[i])
                 for i, g, a in zip(usable, agree, answers, strict=True)
             ]
-    return _probe("rules", before, after, exam.table.rules, exam.table.least)
+    return _probe("rules", before, after, exam.table.rules, exam.table.least, exam.table.drop)
 
 
 def _tools(exam: Exam) -> Probe:
@@ -211,7 +222,7 @@ def _tools(exam: Exam) -> Probe:
             for voice, results in ((exam.speaking, before), (exam.candidate, after)):
                 said = exam.body.answers([prompts[i] for i in usable], voice)
                 results += [_called(a) == base[i] for i, a in zip(usable, said, strict=True)]
-    return _probe("tools", before, after, exam.table.tools, exam.table.least)
+    return _probe("tools", before, after, exam.table.tools, exam.table.least, exam.table.drop)
 
 
 def _called(text: str) -> str:
