@@ -192,7 +192,7 @@ def _run(options: argparse.Namespace, as_json: bool) -> None:
         case "learn":
             _print(habitus.learn(), as_json, show.learned)
         case "sleep":
-            _print(habitus.sleep(), as_json, lambda r: (show.rumination(r["ruminate"]), show.learned(r["learn"])))
+            _print(habitus.sleep(), as_json, show.slept)
         case "self":
             if options.what == "log":
                 _print(habitus.self_log(), as_json, show.self_log)

@@ -180,6 +180,12 @@ def learned(rows: list[Json]) -> None:
         print(f"    train {s['train']:.1f} s, gate {s['gate']:.1f} s, swap {s['swap']:.1f} s")
 
 
+def slept(r: Json) -> None:
+    """What a scheduled pass came to."""
+    rumination(r["ruminate"])
+    learned(r["learn"])
+
+
 def self_(who: Json) -> None:
     """Who speaks."""
     print(f"{who['name']}  (base {who['base'][:12]}, {who['cause']}, {who['at'][:19]})")

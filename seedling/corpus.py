@@ -739,7 +739,15 @@ MIX: list[tuple[Callable[[Random], Document], float]] = [
 
 
 # What the loop rests on comes more often towards the end.
-POLISH = {propose: 24, adopt_talk: 11, grown_talk: 14, chat: 36, fact_talk: 6, judge: 7, echo: 4}
+POLISH: dict[Callable[..., Document], float] = {
+    propose: 24,
+    adopt_talk: 11,
+    grown_talk: 14,
+    chat: 36,
+    fact_talk: 6,
+    judge: 7,
+    echo: 4,
+}
 
 
 def draw(r: Random, polish: bool = False) -> Document:
