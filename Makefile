@@ -18,7 +18,7 @@ test: .venv/installed-dev ## format, lint, types, import direction, tests
 	$(BIN)/pytest
 
 goals: .venv/installed-dev ## the loop's goals on real weights; not all are reached yet (docs/log.md)
-	$(BIN)/pytest -m goal
+	$(BIN)/pytest -m 'goal or training'
 
 bench: .venv/installed ## figures of this machine, medians of several runs
 	$(BIN)/python -m bench.loop
