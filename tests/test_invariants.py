@@ -310,7 +310,7 @@ def test_another_model_decides_otherwise(tmp_path: Path) -> None:
     def stubborn(prompt: Prompt) -> str:
         names = [t["function"]["name"] for t in prompt.tools]
         if "judge_turn_value" in names:
-            return '{"name": "judge_turn_value", "parameters": {"turn": 1, "value": 0, "kind": "secret", "reason": "none of my business"}}'
+            return '{"name": "judge_turn_value", "parameters": {"turn": 1, "value": 0, "kind": "feeling", "reason": "none of my business"}}'
         if "abstain" in names:
             return '{"name": "abstain", "parameters": {"reason": "I stay as I am"}}'
         return "hm."
@@ -320,7 +320,7 @@ def test_another_model_decides_otherwise(tmp_path: Path) -> None:
     for text in texts:
         talk.say(text)
     found = being.ruminate()
-    assert {v["kind"] for v in found["verdicts"]} == {"secret"}
+    assert {v["kind"] for v in found["verdicts"]} == {"feeling"}
     assert found["reason"] == "I stay as I am"
     assert being.bag.ledger.all(Abstention)[0].reason == "I stay as I am"
 
