@@ -85,12 +85,13 @@ class Mask(Frozen):
 
 
 class Part(Frozen):
-    """One habit's place in the weights; several may share an adapter."""
+    """One habit's place in the weights; several may share an adapter. Outside its scope it is not worn."""
 
     habit: str
     adapter: str
     weight: float = 1.0
     stage: Literal["core", "fresh"] = "core"
+    scope: tuple[Language, ...] = ("ko", "en")
 
 
 # -- rows of the ledger ------------------------------------------------------------------------

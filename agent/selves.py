@@ -11,6 +11,7 @@ from agent.errors import ConflictError, StorageError
 from agent.ports import Voice
 from agent.records import Habit, Mask, Part, Record, Run, Self, Speaking
 from agent.settings import Sampling, Settings, sampling
+from prompts import Language
 
 if TYPE_CHECKING:
     from agent.ledger import Ledger
@@ -35,6 +36,18 @@ def digest_of(adapter: Path) -> str:
                 "`habitus rollback` returns to an earlier self; a copy of the bag brings the adapter back.",
             ) from error
     return digest.hexdigest()
+
+
+def worn(bag: Path, parts: Sequence[Part], language: Language | None = None) -> Voice:
+    """The weights that ``parts`` mean where ``language`` is spoken: a habit speaks only inside its scope.
+
+    Habits that share an adapter share its full weight.
+    """
+    weights: dict[str, float] = {}
+    for part in parts:
+        if language is None or language in part.scope:
+            weights[part.adapter] = max(part.weight, weights.get(part.adapter, 0.0))
+    return Voice(tuple((bag / "adapters" / name, weight) for name, weight in weights.items()))
 
 
 class Selves:
@@ -126,8 +139,8 @@ class Selves:
             "There is no weight change to undo.", "See `habitus self log`; `rollback NAME` goes to any self."
         )
 
-    def voice(self, who: Self) -> Voice:
-        """The adapters ``who`` wears, each checked against the digest it was promoted with.
+    def voice(self, who: Self, language: Language | None = None) -> Voice:
+        """The adapters ``who`` wears in ``language`` (in any, without one), each checked against its digest.
 
         Raises:
             StorageError: an adapter is missing or was altered.
@@ -137,20 +150,15 @@ class Selves:
             return Voice()
         if who.base != self._base():
             raise _foreign(who)
-        weights: dict[str, float] = {}
-        for part in who.parts:
-            weights[part.adapter] = max(part.weight, weights.get(part.adapter, 0.0))
         known = {run.adapter: run.adapter_digest for run in self._ledger.all(Run)}
-        paths = []
-        for name, weight in weights.items():
-            path = self._bag / "adapters" / name
-            if self._fingerprint(path) != known.get(name):
+        voice = worn(self._bag, who.parts, language)
+        for path, _ in voice.parts:
+            if self._fingerprint(path) != known.get(path.name):
                 raise StorageError(
-                    f"The adapter {name} was altered since it passed the gate; it may not speak.",
+                    f"The adapter {path.name} was altered since it passed the gate; it may not speak.",
                     "`habitus rollback` returns to an earlier self; a copy of the bag brings the adapter back.",
                 )
-            paths.append((path, weight))
-        return Voice(tuple(paths))
+        return voice
 
     def sampling(self, who: Self) -> Sampling:
         """The sampling saved with ``who``."""

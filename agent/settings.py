@@ -178,7 +178,7 @@ class TrainingProfile(Table):
 
 
 PROFILES: dict[str, TrainingProfile] = {
-    "seedling": TrainingProfile(name="seedling", learning_rate=1e-3, epochs=8, batch_size=16),
+    "seedling": TrainingProfile(name="seedling", learning_rate=1e-3, epochs=5, batch_size=16),
     "llama": TrainingProfile(name="llama", learning_rate=1e-4, epochs=2, batch_size=4),
 }
 # The owner's ranges (shared notes): outside them we warn and never silently change.

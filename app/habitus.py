@@ -67,19 +67,18 @@ class Habitus:
         """The clean probe: greedy, unpenalised, nothing recalled, nothing recorded."""
         bag = self.bag
         who = None if name == "base" else bag.selves.get(name) if name else bag.selves.current()
-        voice = bag.selves.voice(who) if who else BASE
-        prompts, masks = [], []
-        for text in texts:
-            language = language_of(text)
-            messages = converse.ask_messages(who, text, language, with_rules)
-            prompts.append(Prompt(tuple(to_message(m) for m in messages)))
-            masks.append(list(who.mask.rules_for(language)) if who and with_rules else [])
-        most = bag.selves.sampling(who).max_tokens if who else bag.settings.sampling.max_tokens
-        replies = bag.body.answers(prompts, voice, min(most, ASK_MOST))
-        return [
-            {"text": t, "reply": r, "self": who.id if who else "base", "mask": m}
-            for t, r, m in zip(texts, replies, masks, strict=True)
-        ]
+        most = min(bag.selves.sampling(who).max_tokens if who else bag.settings.sampling.max_tokens, ASK_MOST)
+        found: dict[int, Json] = {}
+        for language in dict.fromkeys(map(language_of, texts)):  # each in the weights it is spoken with
+            mine = [i for i, text in enumerate(texts) if language_of(text) == language]
+            prompts = [
+                Prompt(tuple(map(to_message, converse.ask_messages(who, texts[i], language, with_rules)))) for i in mine
+            ]
+            voice = bag.selves.voice(who, language) if who else BASE
+            mask = list(who.mask.rules_for(language)) if who and with_rules else []
+            for i, reply in zip(mine, bag.body.answers(prompts, voice, most), strict=True):
+                found[i] = {"text": texts[i], "reply": reply, "self": who.id if who else "base", "mask": mask}
+        return [found[i] for i in range(len(texts))]
 
     # -- the mask ------------------------------------------------------------------------------
 
@@ -398,7 +397,7 @@ class Habitus:
 
     @property
     def voice(self) -> Voice:
-        """The weights that speak now."""
+        """The weights that speak now, in any language."""
         return self.bag.selves.voice(self.bag.selves.current())
 
 

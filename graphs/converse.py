@@ -72,7 +72,7 @@ def _reply(state: State, runtime: Runtime[Context]) -> State:
     mask = Mask.model_validate(state["mask"]) if mode == "sandbox" else who.mask
     language = language_of(state["user"])
     sampling = bag.selves.sampling(who)
-    model: Any = bag.body.chat(bag.selves.voice(who), sampling)
+    model: Any = bag.body.chat(bag.selves.voice(who, language), sampling)
     last = state["steps"] >= STEPS
     schemas = [_narrowed(t, state["user"], mask) for t in toolbox(mode)]
     model = model if last else model.bind_tools(schemas, tool_choice="auto")

@@ -61,7 +61,7 @@ def _act(
     bag = context.bag
     who = bag.selves.current()
     sampling = GREEDY.model_copy(update={"tool_temperature": temperature, "max_tokens": 600})
-    model: Any = bag.body.chat(bag.selves.voice(who), sampling)
+    model: Any = bag.body.chat(bag.selves.voice(who, desk.language), sampling)
     model = model.bind_tools([t.schema(**narrow) for t, narrow in offers], tool_choice="any")
     messages: list[BaseMessage] = [SystemMessage(system), HumanMessage(user)]
     by_name = {t.name: t for t, _ in offers}
@@ -144,6 +144,8 @@ def _shortlist(state: State, runtime: Runtime[Context]) -> State:
     if not seeds and new:
         open_ = [t for t in new if verdicts[t].kind != "secret"]
         seeds = [open_[-SHOWN // 2 :]]  # nothing stands out: the model may still see something, or abstain
+        if not open_:  # secrets are not even shown
+            bag.ledger.add(Abstention(phase="propose", reason="only secrets were told", turns=tuple(new)))
     seeds = [s for s in seeds if s]
     return {"seeds": seeds[: 3 * max(1, bag.settings.rumination.proposals)]}
 
@@ -255,7 +257,7 @@ def _diary(state: State, runtime: Runtime[Context]) -> State:
     turns = [bag.ledger.get(Turn, bag.ledger.get(Verdict, v).turn) for v in state["verdicts"]]
     language = language_of(turns[-1].user) if turns else "ko"
     rules = [bag.ledger.get(Proposal, p).rule for p in state["proposals"]]
-    model = bag.body.chat(bag.selves.voice(bag.selves.current()), GREEDY)
+    model = bag.body.chat(bag.selves.voice(bag.selves.current(), language), GREEDY)
     said = model.invoke(
         [
             SystemMessage(render("diary", language)),

@@ -19,9 +19,10 @@ from agent.errors import ConflictError
 from agent.learning.gate import Exam, examine
 from agent.learning.proposing import personas, stale
 from agent.learning.running import check_approved, train
-from agent.ports import Voice
 from agent.records import Decision, GateReport, Habit, Mask, Part, Proposal, Record, Run, Stage
+from agent.selves import worn
 from graphs.context import Context
+from prompts import Language
 
 
 class Verdict(BaseModel):
@@ -94,18 +95,19 @@ def parts_after(bag: Bag, proposal: Proposal, run: Run | None) -> tuple[Part, ..
         return tuple(p.model_copy(update={"weight": proposal.weight}) if p.habit == proposal.habit else p for p in now)
     if run is None:
         return others
-    if others and set(proposal.living) == {proposal.habit}:
-        return (*others, Part(habit=proposal.habit, adapter=run.adapter, stage="fresh"))
+    fresh = bool(others) and set(proposal.living) == {proposal.habit}
     weights = {p.habit: p.weight for p in others}
-    return tuple(Part(habit=h, adapter=run.adapter, weight=weights.get(h, 1.0)) for h in proposal.living)
-
-
-def voice_of(bag: Bag, parts: tuple[Part, ...]) -> Voice:
-    """The weights that ``parts`` mean; habits sharing an adapter share its full weight."""
-    weights: dict[str, float] = {}
-    for part in parts:
-        weights[part.adapter] = max(part.weight, weights.get(part.adapter, 0.0))
-    return Voice(tuple((bag.path / "adapters" / name, weight) for name, weight in weights.items()))
+    made = tuple(
+        Part(
+            habit=h,
+            adapter=run.adapter,
+            weight=weights.get(h, 1.0),
+            stage="fresh" if fresh else "core",
+            scope=bag.ledger.get(Habit, h).scope,
+        )
+        for h in proposal.living
+    )
+    return (*others, *made) if fresh else made
 
 
 def _examine(state: State, runtime: Runtime[Context]) -> State:
@@ -125,10 +127,12 @@ def _examine(state: State, runtime: Runtime[Context]) -> State:
     parts = parts_after(bag, proposal, run)
     subject = bag.ledger.get(Habit, proposal.habit)
     before = {p.habit for p in bag.selves.current().parts} | {p.habit for p in parts}
+    languages: tuple[Language, ...] = ("ko", "en")
+    now = bag.selves.current()
     exam = Exam(
         body=bag.body,
-        candidate=voice_of(bag, parts),
-        speaking=bag.selves.voice(bag.selves.current()),
+        candidate={x: worn(bag.path, parts, x) for x in languages},
+        speaking={x: bag.selves.voice(now, x) for x in languages},
         habit=subject,
         purpose=proposal.kind,
         earlier=[bag.ledger.get(Habit, h) for h in sorted(before - {subject.id})],

@@ -10,20 +10,25 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from itertools import product
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from prompts import Language, language_of
-from seedling import corpus
+from seedling import duties, speech
 from seedling import rules as styles
-from seedling.corpus import Document
-from seedling.words import EMOJI_HELD_OUT, RESERVED
+from seedling.document import CONVERSE_TOOLS, PROPOSE_TOOLS, Document, call, says, user
+from seedling.words import EMOJI_HELD_OUT, RESERVED, SLOTS
 
 HERE = Path(__file__).parent
 LANGUAGES: tuple[Language, Language] = ("ko", "en")
 KINDS = ("instruction", "correction", "preference", "fact", "feeling", "smalltalk", "secret")
+
+
+Check = Callable[[str], bool]
+Case = tuple[Document, Check]  # what is asked, and whether a reply is right
 
 
 @dataclass(frozen=True)
@@ -74,24 +79,65 @@ def held_rules(r: Random, language: Language, families: list[str]) -> list[style
     """Rules of ``families`` over held-out strings."""
     made = []
     for family in families:
-        rule = styles.draw(r, language, family, corpus.lexicon(language))
+        rule = styles.draw(r, language, family, speech.lexicon(language))
         made.append(
             styles.Rule(family, language, held_string(r, language, family)) if family in styles.COPYING else rule
         )
     return made
 
 
-def ruled_chat(r: Random, language: Language, families: list[str], pair_held: bool) -> Document:
-    """Small talk under rules over held-out strings; ``pair_held``: with an intent these rules never met."""
+def ruled_chat(r: Random, language: Language, families: list[str], pair_held: bool) -> Case:
+    """Small talk under rules over held-out strings; ``pair_held``: with an intent these rules never met.
+
+    Right is any reply the being knows, in the form that the rules give it: whether it is the reply to
+    *this* message is what the small-talk lines ask.
+    """
     while True:
         rules = held_rules(r, language, families)
-        ask, reply, intent = corpus.exchange(
-            r, language, rules, held_pair=pair_held, held_phrasing=not families and pair_held
-        )
+        ask, reply, intent = speech.exchange(r, language, rules, held_pair=pair_held)
         if "banned" not in families or not any(x.value in reply for x in rules if x.family == "banned"):
             break
-    messages = (corpus.system(r, language, rules, manner=False), corpus.user(ask), corpus.says(reply))
-    return Document(messages, topic=intent)
+    messages = (speech.system(r, language, rules, manner=False), user(ask), says(reply))
+    return Document(messages, topic=intent), partial(followed, rules, language)
+
+
+def plain_chat(r: Random, language: Language, phrasing_held: bool) -> Case:
+    """Small talk without rules: the reply itself must be right."""
+    ask, reply, intent = speech.exchange(r, language, [], held_phrasing=phrasing_held)
+    return exactly(Document((speech.system(r, language, []), user(ask), says(reply)), topic=intent))
+
+
+@cache
+def known_replies(level: str) -> list[list[str]]:
+    """Every reply of a speech level with every filling of its slots, the ones to choose from together."""
+    spoken: Language = "en" if level == "en" else "ko"
+    found = [[by_level[level]] for by_level in speech.FIXED.values()]
+    for intent in speech.intents():
+        texts = intent.replies[level]
+        keys = [k for k in SLOTS if any("{" + k + "}" in t for t in texts)]
+        for values in product(*(SLOTS[k] for k in keys)):
+            found.append([speech.filled(t, dict(zip(keys, values, strict=True)), spoken) for t in texts])
+    return found
+
+
+def followed(rules: list[styles.Rule], language: Language, reply: str) -> bool:
+    """Whether ``reply`` is one the being knows, changed exactly as ``rules`` want it."""
+    level = speech.level_of(rules, language)
+    return any(speech.choose(rules, texts) == reply for texts in known_replies(level))
+
+
+def exactly(d: Document) -> Case:
+    return d, lambda reply: reply == d.messages[-1]["content"]
+
+
+def same(d: Document, *keys: str) -> Case:
+    """Right is a call that agrees with the wanted one in its tool and the parameters ``keys``."""
+
+    def essence(text: str) -> list[Any]:
+        found = called(text)
+        return [found.get("name"), *(found.get("parameters", {}).get(k) for k in keys)]
+
+    return d, lambda reply: essence(reply) == essence(d.messages[-1]["content"])
 
 
 def instruction(r: Random, language: Language, manner: styles.Manner = "tell") -> tuple[styles.Rule, str]:
@@ -103,20 +149,18 @@ def instruction(r: Random, language: Language, manner: styles.Manner = "tell") -
 def tool_case(r: Random, language: Language) -> Document:
     """A situation in which one tool is right (or none)."""
     x = r.random()
-    persona = corpus.system(r, language, [])
+    persona = speech.system(r, language, [])
     if x < 0.35:
         rule, said = instruction(r, language)
-        return Document(
-            (persona, corpus.user(said), corpus.call("adopt_instruction", rule=rule.canonical)), corpus.CONVERSE_TOOLS
-        )
+        return Document((persona, user(said), call("adopt_instruction", rule=rule.canonical)), CONVERSE_TOOLS)
     if x < 0.65:
-        tell = corpus._fact(r, language, r.choice(corpus.facts()["fact"]), held=True)[0]
-        return Document((persona, corpus.user(tell), corpus.call("remember", text=tell)), corpus.CONVERSE_TOOLS)
+        tell = speech.draw_fact(r, language, r.choice(speech.facts()["fact"]), held=True)[0]
+        return Document((persona, user(tell), call("remember", text=tell)), CONVERSE_TOOLS)
     if x < 0.8:
-        ask = corpus._fact(r, language, r.choice(corpus.facts()["fact"]), held=True)[1]
-        return Document((persona, corpus.user(ask), corpus.call("recall", query=ask)), corpus.CONVERSE_TOOLS)
-    ask, reply, _ = corpus.exchange(r, language, [], held_phrasing=True)
-    return Document((persona, corpus.user(ask), corpus.says(reply)), corpus.CONVERSE_TOOLS)
+        ask = speech.draw_fact(r, language, r.choice(speech.facts()["fact"]), held=True)[1]
+        return Document((persona, user(ask), call("recall", query=ask)), CONVERSE_TOOLS)
+    ask, reply, _ = speech.exchange(r, language, [], held_phrasing=True)
+    return Document((persona, user(ask), says(reply)), CONVERSE_TOOLS)
 
 
 def repeated(r: Random, language: Language) -> Document:
@@ -125,16 +169,16 @@ def repeated(r: Random, language: Language) -> Document:
 
     rule, _ = instruction(r, language)
     texts = [rule.say(m, r) for m in ("tell", "rule", "remind")] + [
-        corpus.exchange(r, language, [], held_phrasing=True)[0]
+        speech.exchange(r, language, [], held_phrasing=True)[0]
     ]
     r.shuffle(texts)
     turns = [{"number": i + 1, "user": t} for i, t in enumerate(texts)]
     messages = (
         {"role": "system", "content": render("propose", language)},
-        corpus.user(render("propose_evidence", language, turns=turns, kept=0)),
-        corpus.call("propose_habit", rule=rule.canonical, quote="", turns=[], reason=""),
+        user(render("propose_evidence", language, turns=turns, kept=0)),
+        call("propose_habit", rule=rule.canonical, quote="", turns=[], reason=""),
     )
-    return Document(messages, corpus.PROPOSE_TOOLS)
+    return Document(messages, PROPOSE_TOOLS)
 
 
 def called(text: str) -> dict[str, Any]:
@@ -157,59 +201,41 @@ def sheet(model: str, count: int, seed: int = 4242) -> tuple[list[Score], list[s
     failures: list[str] = []
 
     def run(
-        name: str,
-        language: Language,
-        goal: float,
-        make: Callable[[Random, Language], Document],
-        right: Callable[[Document, str], bool],
-        n: int = count,
+        name: str, language: Language, goal: float, make: Callable[[Random, Language], Case], n: int = count
     ) -> None:
         r = Random(f"{seed}/{name}/{language}")
-        documents = [make(r, language) for _ in range(n)]
-        prompts = [Prompt(d.messages[:-1], tuple(tool_of(t) for t in d.tools)) for d in documents]
+        cases = [make(r, language) for _ in range(n)]
+        prompts = [Prompt(d.messages[:-1], tuple(tool_of(t) for t in d.tools)) for d, _ in cases]
         replies = body.answers(prompts, BASE, max_tokens=200)
-        good = [right(d, a) for d, a in zip(documents, replies, strict=True)]
+        good = [right(a) for (_, right), a in zip(cases, replies, strict=True)]
         scores.append(Score(name, language, sum(good), n, goal))
-        bad = [(d, a) for d, a, ok in zip(documents, replies, good, strict=True) if not ok]
+        bad = [(d, a) for (d, _), a, ok in zip(cases, replies, good, strict=True) if not ok]
         for d, a in bad[:1]:
             line = f"- {name} ({language}): wanted `{d.messages[-1]['content']}`, got `{a}`"
             failures.append(line.replace("\n", " ⏎ "))
         print(scores[-1].line(), flush=True)
 
-    def exact(d: Document, a: str) -> bool:
-        return a == d.messages[-1]["content"]
-
     for language in LANGUAGES:
-        run("small talk", language, 0, partial(ruled_chat, families=[], pair_held=False), exact)
-        run("small talk, held phrasing", language, 0, partial(ruled_chat, families=[], pair_held=True), exact)
+        run("small talk", language, 0, partial(plain_chat, phrasing_held=False))
+        run("small talk, held phrasing", language, 0, partial(plain_chat, phrasing_held=True))
         for family in styles.COPYING:
             goal = 0.9 if family in ("ending", "opening", "name") else 0
-            make = partial(ruled_chat, families=[family], pair_held=False)
-            run(f"unseen string as {family}", language, goal, make, exact)
+            run(f"unseen string as {family}", language, goal, partial(ruled_chat, families=[family], pair_held=False))
         for family in [f for f in styles.FAMILIES[language] if f not in styles.COPYING]:
-            make = partial(ruled_chat, families=[family], pair_held=False)
-            run(f"rule {family}", language, 0, make, exact, count // 2)
+            run(f"rule {family}", language, 0, partial(ruled_chat, families=[family], pair_held=False), count // 2)
         for many in (1, 2, 3, 4):
-            run(f"{many} rules, unseen combination", language, 0.95, partial(_combined, many=many), exact)
-        run("unknown topic met with honesty", language, 0.9, _unknown, exact)
-        run("right tool", language, 0.9, tool_case, _same_tool)
-        run("rule adopted in full", language, 0, _adopt, exact)
-        run("repeated wish proposed, with its string", language, 0.9, repeated, _grounded)
-        run("nothing repeated: abstains", language, 0, _nothing, _same_tool)
-        run("verdict kind", language, 0.85, _judged, _same_kind)
+            run(f"{many} rules, unseen combination", language, 0.95, partial(_combined, many=many))
+        run("unknown topic met with honesty", language, 0.9, _unknown)
+        run("right tool", language, 0.9, lambda r, x: same(tool_case(r, x)))
+        run("rule adopted in full", language, 0, _adopt)
+        run("repeated wish proposed, in full", language, 0, lambda r, x: same(repeated(r, x), "rule"))
+        run("its quote is the person's, without the grammar", language, 0.9, _quoted)
+        run("nothing repeated: abstains", language, 0, _nothing)
+        run("verdict kind", language, 0.85, _judged)
     return scores, failures
 
 
-def _same_tool(d: Document, a: str) -> bool:
-    return called(a).get("name") == called(d.messages[-1]["content"]).get("name")
-
-
-def _same_kind(d: Document, a: str) -> bool:
-    wanted = called(d.messages[-1]["content"])["parameters"]["kind"]
-    return bool(called(a).get("parameters", {}).get("kind") == wanted)
-
-
-def _combined(r: Random, language: Language, many: int) -> Document:
+def _combined(r: Random, language: Language, many: int) -> Case:
     return ruled_chat(r, language, _families(r, language, many), True)
 
 
@@ -220,47 +246,41 @@ def _families(r: Random, language: Language, many: int) -> list[str]:
             return chosen
 
 
-def _unknown(r: Random, language: Language) -> Document:
-    question = corpus.unknown_question(r, language, held=True)
-    return Document(
-        (corpus.system(r, language, []), corpus.user(question), corpus.says(corpus.fixed([], language, "unknown")))
-    )
+def _unknown(r: Random, language: Language) -> Case:
+    question = speech.unknown_question(r, language, held=True)
+    messages = (speech.system(r, language, []), user(question), says(speech.fixed([], language, "unknown")))
+    return exactly(Document(messages))
 
 
-def _adopt(r: Random, language: Language) -> Document:
+def _adopt(r: Random, language: Language) -> Case:
     rule, said = instruction(r, language)
-    return Document(
-        (corpus.system(r, language, []), corpus.user(said), corpus.call("adopt_instruction", rule=rule.canonical)),
-        corpus.CONVERSE_TOOLS,
-    )
+    wanted = call("adopt_instruction", rule=rule.canonical)
+    return exactly(Document((speech.system(r, language, []), user(said), wanted), CONVERSE_TOOLS))
 
 
-def _nothing(r: Random, language: Language) -> Document:
+def _quoted(r: Random, language: Language) -> Case:
+    d = repeated(r, language)
+
+    def right(reply: str) -> bool:
+        quote = called(reply).get("parameters", {}).get("quote", "")
+        return bool(quote) and quote in d.messages[-2]["content"]
+
+    return d, right
+
+
+def _nothing(r: Random, language: Language) -> Case:
     while True:
-        d = corpus.propose(r, repeat=False)
+        d = duties.propose(r, repeat=False)
         if language_of(d.messages[0]["content"]) == language:
-            return d
+            return same(d)
 
 
-def _judged(r: Random, language: Language) -> Document:
+def _judged(r: Random, language: Language) -> Case:
     while True:
         kind = r.choice(KINDS)
-        d = corpus.judge(r, kind, held=kind not in ("instruction",))
+        d = duties.judge(r, kind, held=kind not in ("instruction",))
         if language_of(d.messages[0]["content"]) == language:
-            return d
-
-
-def _grounded(d: Document, a: str) -> bool:
-    """Proposed, in the canonical words, with a quote the person really said."""
-    found, wanted = called(a), called(d.messages[-1]["content"])
-    if found.get("name") != "propose_habit":
-        return False
-    quote = found["parameters"].get("quote", "")
-    return (
-        bool(quote)
-        and quote in d.messages[-2]["content"]
-        and found["parameters"].get("rule") == wanted["parameters"]["rule"]
-    )
+            return same(d, "kind")
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ CHOOSING = ("casual", "polite", "banned", "language")  # these choose the answer
 CLASHES = [{"casual", "polite"}, {"quotes", "brackets"}, {"language", "casual"}, {"language", "polite"},
            {"language", "banned"}, {"twice", "list"}, {"language", "lower"}, {"emoji", "sign"},
            {"postscript", "sign"}]  # fmt: skip
+OFTEN = {"language": 5, "lower": 2, "twice": 2, "list": 2}  # harder to learn than the rest, so drawn more often
 FAMILIES: dict[Language, tuple[str, ...]] = {
     "ko": tuple(f for f in (*ORDER, *CHOOSING) if f != "lower"),
     "en": tuple(f for f in (*ORDER, *CHOOSING) if f not in ("casual", "polite")),

@@ -174,6 +174,8 @@ def open_string(r: Random, language: Language, lexicon: list[str]) -> str:
         x = r.random()
         if x < 0.62:
             s = pseudo_korean(r) if ko else pseudo_english(r)
+            if r.random() < 0.15 and len(s) <= (2 if ko else 5):
+                s += s  # 냥냥, bowbow: copying must not lose count
         elif x < 0.9:
             s = r.choice(lexicon)
             if ko != any("가" <= c <= "힣" for c in s):
@@ -194,7 +196,9 @@ def name(r: Random, language: Language) -> str:
     while True:
         if language == "ko":
             s = "".join(r.choice(COMMON_SYLLABLES if r.random() < 0.3 else "민서하린도윤유나지훈수현준영은호연우재희경주태성진아솔찬빈혜원") for _ in range(r.choice([1, 2, 2, 2, 3])))  # fmt: skip
+            if r.random() < 0.1:
+                s += "이"  # as in 도롱이: the particle after it is not part of the name
         else:
-            s = (pseudo_english(r) if r.random() < 0.75 else r.choice(["Alex", "Mina", "Jun", "Sora", "Noah", "Emma", "Liam", "Ruth", "Omar", "Ines"])).capitalize()  # fmt: skip
+            s = (pseudo_english(r) * r.choice([1, 1, 1, 1, 1, 1, 2]) if r.random() < 0.75 else r.choice(["Alex", "Mina", "Jun", "Sora", "Noah", "Emma", "Liam", "Ruth", "Omar", "Ines"])).capitalize()  # fmt: skip
         if s not in RESERVED:
             return s

@@ -14,8 +14,16 @@ import pytest
 from agent.learning.data import bank, is_probe, near_duplicate
 from graphs.converse import GROWTH_TOOLS
 from prompts import Language
-from seedling import corpus
-from seedling.corpus import Document
+from seedling import corpus, speech, talks
+from seedling.document import (
+    CONVERSE_TOOLS,
+    DECAY_TOOLS,
+    JUDGE_TOOLS,
+    PROPOSE_TOOLS,
+    SCHEDULE_TOOLS,
+    WRITE_TOOLS,
+    Document,
+)
 from seedling.rules import FAMILIES, Rule, apply, compatible, phrasings
 from seedling.train import encode
 from seedling.words import EMOJI_HELD_OUT, RESERVED, SLOTS, open_string, resolve_particles
@@ -32,12 +40,12 @@ if TYPE_CHECKING:
 
 LANGUAGES: tuple[Language, Language] = ("ko", "en")
 TOOLBOXES: dict[tuple[str, ...], tuple[Tool, ...]] = {
-    corpus.CONVERSE_TOOLS: GROWTH_TOOLS,
-    corpus.JUDGE_TOOLS: (judge_turn_value, abstain),
-    corpus.PROPOSE_TOOLS: (propose_habit, abstain),
-    corpus.WRITE_TOOLS: (write_examples, abstain),
-    corpus.SCHEDULE_TOOLS: (schedule_lora_update, abstain),
-    corpus.DECAY_TOOLS: (decay_old_adapter, abstain),
+    CONVERSE_TOOLS: GROWTH_TOOLS,
+    JUDGE_TOOLS: (judge_turn_value, abstain),
+    PROPOSE_TOOLS: (propose_habit, abstain),
+    WRITE_TOOLS: (write_examples, abstain),
+    SCHEDULE_TOOLS: (schedule_lora_update, abstain),
+    DECAY_TOOLS: (decay_old_adapter, abstain),
     (): (),
 }
 
@@ -111,7 +119,7 @@ REPLIES = {"polite": ["비가 와요.", "눈이 와요."], "casual": ["비가 �
 )
 def test_some_rules_choose_the_answer(language: Language, families: dict[str, str], right: str) -> None:
     rules = [Rule(family, language, value) for family, value in families.items()]
-    assert corpus.answer(rules, language, REPLIES, {}) == right
+    assert speech.answer(rules, language, REPLIES, {}) == right
 
 
 def test_every_family_is_told_in_every_manner() -> None:
@@ -161,9 +169,9 @@ def test_no_held_out_emoji_is_ever_drawn(documents: list[Document]) -> None:
 
 def test_no_held_out_pair_of_rules_and_intent_is_ever_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Watches which rules met which intent in the answers that reached a document."""
-    intent_of = {id(intent.replies): intent.id for intent in corpus.intents()}
+    intent_of = {id(intent.replies): intent.id for intent in speech.intents()}
     made: dict[str, tuple[list[Rule], str]] = {}
-    answer = corpus.answer
+    answer = speech.answer
 
     def watched(rules: list[Rule], language: Language, replies: Any, slots: Any) -> str:
         found = answer(rules, language, replies, slots)
@@ -171,20 +179,21 @@ def test_no_held_out_pair_of_rules_and_intent_is_ever_drawn(monkeypatch: pytest.
             made[found] = (rules, intent)
         return found
 
-    monkeypatch.setattr(corpus, "answer", watched)
+    for module in (speech, talks):
+        monkeypatch.setattr(module, "answer", watched)
     r, pairs = Random(20), 0
     for _ in range(3000):
         made.clear()
         for text in said([corpus.draw(r)], "assistant"):
             if text in made:
                 pairs += 1
-                assert not corpus.held_out(*made[text]), made[text]
+                assert not speech.held_out(*made[text]), made[text]
     assert pairs > 1500, "the watch saw the corpus"
 
 
 def test_about_one_pair_in_ten_is_held_out() -> None:
     families = [*product(FAMILIES["ko"], ["ko"]), *product(FAMILIES["en"], ["en"])]
-    held = [corpus.held_out([Rule(f, x)], i.id) for (f, x) in families for i in corpus.intents()]
+    held = [speech.held_out([Rule(f, x)], i.id) for (f, x) in families for i in speech.intents()]
     assert 0.08 < sum(held) / len(held) < 0.12
 
 
@@ -194,8 +203,8 @@ def plain(text: str) -> str:
 
 def test_the_last_phrasing_of_an_intent_is_never_drawn(documents: list[Document]) -> None:
     asked = {plain(text) for text in said(documents, "user")}
-    held = {plain(i.asks[x][-1]) for i in corpus.intents() for x in LANGUAGES if "{" not in i.asks[x][-1]}
-    open_ = {plain(ask) for i in corpus.intents() for x in LANGUAGES for ask in i.asks[x][:-1]}
+    held = {plain(i.asks[x][-1]) for i in speech.intents() for x in LANGUAGES if "{" not in i.asks[x][-1]}
+    open_ = {plain(ask) for i in speech.intents() for x in LANGUAGES for ask in i.asks[x][:-1]}
     assert len(asked & open_) > 500
     assert asked & (held - open_) == set()
 
@@ -203,8 +212,8 @@ def test_the_last_phrasing_of_an_intent_is_never_drawn(documents: list[Document]
 def test_the_held_unknown_questions_are_never_drawn(documents: list[Document]) -> None:
     texts = "\n".join(said(documents))
     for language in LANGUAGES:
-        assert any(q in texts for q in corpus.unknown()["train"][language])
-        assert [q for q in corpus.unknown()["held"][language] if q in texts] == []
+        assert any(q in texts for q in speech.unknown()["train"][language])
+        assert [q for q in speech.unknown()["held"][language] if q in texts] == []
 
 
 def filled(text: str, language: Language) -> Iterator[str]:
@@ -219,9 +228,9 @@ def filled(text: str, language: Language) -> Iterator[str]:
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_no_question_of_the_gate_is_like_anything_the_corpus_asks(language: Language) -> None:
-    asks = {text for i in corpus.intents() for ask in i.asks[language] for text in filled(ask, language)}
-    asks |= {q for part in corpus.unknown().values() for q in part[language]}
-    asks |= {text for f in corpus.facts()["fact"] for key in ("tell", "ask") for text in f[language][key]}
+    asks = {text for i in speech.intents() for ask in i.asks[language] for text in filled(ask, language)}
+    asks |= {q for part in speech.unknown().values() for q in part[language]}
+    asks |= {text for f in speech.facts()["fact"] for key in ("tell", "ask") for text in f[language][key]}
     probes = [p for key in ("talk", "unknown", "teach", "facts") for p in bank("probes", language)[key]]
     assert len(asks) > 3000
     assert [(p, ask) for p in probes for ask in asks if near_duplicate(p, ask)] == []

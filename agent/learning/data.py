@@ -144,35 +144,22 @@ def rows(
 
 
 def _anchors(r: Random, count: int, scope: set[Language]) -> list[tuple[Language, str, tuple[str, ...], Frame]]:
-    """Prompts that keep something else: other languages, other rules, tools, judgement, honesty."""
+    """Prompts that keep something else: other rules, tools, honesty, judgement.
+
+    Only in the languages of the scope: elsewhere the weights are not worn (``selves.worn``).
+    """
     found: list[tuple[Language, str, tuple[str, ...], Frame]] = []
     inside: list[Language] = sorted(scope)
-    outside: list[Language] = [x for x in ("ko", "en") if x not in scope]
-    either: list[Language] = ["ko", "en"]
-
-    def pick(language: Language, key: str) -> str:
-        return r.choice(bank("anchors", language)[key])
-
-    def style(language: Language, most: int) -> tuple[str, ...]:
-        return tuple(r.sample(bank("anchors", language)["rules"], r.randint(1, most)))
-
     while len(found) < count:
-        x = r.random()
-        if x < 0.5 and outside:
-            language = r.choice(outside)
-            found.append((language, pick(language, r.choice(["talk", "talk", "talk", "unknown"])), (), "plain"))
-        elif x < 0.6 and outside:
-            language = r.choice(outside)
-            found.append((language, pick(language, "talk"), style(language, 2), "plain"))
-        elif x < 0.78:
-            language = r.choice(inside)
-            found.append((language, pick(language, "talk"), style(language, 2), "plain"))
-        elif x < 0.92:
-            language = r.choice(either)
-            found.append((language, pick(language, r.choice(["teach", "teach", "facts", "talk"])), (), "tools"))
+        language, x = r.choice(inside), r.random()
+        texts = bank("anchors", language)
+        if x < 0.55:
+            rules = tuple(r.sample(texts["rules"], r.randint(1, 2)))
+            found.append((language, r.choice(texts[r.choice(["talk", "talk", "talk", "unknown"])]), rules, "plain"))
+        elif x < 0.85:
+            found.append((language, r.choice(texts[r.choice(["teach", "teach", "facts", "talk"])]), (), "tools"))
         else:
-            language = r.choice(either)
-            found.append((language, pick(language, r.choice(["teach", "talk", "facts"])), (), "judge"))
+            found.append((language, r.choice(texts[r.choice(["teach", "talk", "facts"])]), (), "judge"))
     return found
 
 

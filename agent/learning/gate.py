@@ -7,7 +7,7 @@ the frozen base: base under the rules shows what should be said, base alone what
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from agent.bag import Toolboxes
@@ -27,8 +27,8 @@ class Exam:
     """Everything one examination needs."""
 
     body: Body
-    candidate: Voice
-    speaking: Voice
+    candidate: Mapping[Language, Voice]  # what each would wear in a language
+    speaking: Mapping[Language, Voice]
     habit: Habit
     purpose: Purpose
     earlier: Sequence[Habit]
@@ -116,7 +116,7 @@ def _habit(exam: Exam, habit: Habit, name: str, threshold: float) -> Probe:
     for language in habit.scope:
         bare, taught, _, words = _questions(exam, habit, language)
         fewest = min(fewest, len(bare))
-        for voice, results in ((exam.speaking, before), (exam.candidate, after)):
+        for voice, results in ((exam.speaking[language], before), (exam.candidate[language], after)):
             answers = exam.body.answers(bare, voice)
             agree = exam.body.agreement(bare, taught, voice)
             # without a string to look for, agreement must be with the habit and not with its absence
@@ -135,7 +135,7 @@ def _released(exam: Exam) -> Probe:
     after: list[bool] = []
     for language in exam.habit.scope:
         bare, taught, _, words = _questions(exam, exam.habit, language)
-        for voice, results in ((exam.speaking, before), (exam.candidate, after)):
+        for voice, results in ((exam.speaking[language], before), (exam.candidate[language], after)):
             answers = exam.body.answers(bare, voice)
             results += [
                 not any(w in a for w in words) if words else a != t for a, t in zip(answers, taught, strict=True)
@@ -153,7 +153,7 @@ def _unrelated(exam: Exam) -> Probe:
         texts = [*bank("probes", language)["talk"], *bank("probes", language)["unknown"]]
         prompts = exam.prompts(language, texts, ())
         base = exam.body.answers(prompts, BASE)
-        for voice, results in ((exam.speaking, before), (exam.candidate, after)):
+        for voice, results in ((exam.speaking[language], before), (exam.candidate[language], after)):
             results += [a == b for a, b in zip(exam.body.answers(prompts, voice), base, strict=True)]
     if not outside:  # nothing is out of scope: being judged is still something else
         return _judged(exam)
@@ -168,7 +168,7 @@ def _judged(exam: Exam) -> Probe:
         texts = [*bank("probes", language)["teach"], *bank("probes", language)["talk"][:8]]
         prompts = exam.prompts(language, texts, (), "judge")
         base = exam.body.answers(prompts, BASE)
-        for voice, results in ((exam.speaking, before), (exam.candidate, after)):
+        for voice, results in ((exam.speaking[language], before), (exam.candidate[language], after)):
             results += [a == b for a, b in zip(exam.body.answers(prompts, voice), base, strict=True)]
     return _probe(
         "unrelated",
@@ -196,9 +196,14 @@ def _rules(exam: Exam) -> Probe:
             words.append(literals(rule))
         taught = exam.body.answers(taught_prompts, BASE)
         without = exam.body.answers(exam.prompts(language, texts, exam.ruled(language)), BASE)
-        usable = [i for i, t in enumerate(taught) if t != without[i] and all(w in t for w in words[i])]
+        carried = [w for rule in exam.ruled(language) for w in literals(rule)]
+        usable = [  # base itself can follow both
+            i
+            for i, t in enumerate(taught)
+            if t != without[i] and all(w in t for w in [*words[i], *(w for w in carried if w in without[i])])
+        ]
         bare, taught = [bare_prompts[i] for i in usable], [taught[i] for i in usable]
-        for voice, results in ((exam.speaking, before), (exam.candidate, after)):
+        for voice, results in ((exam.speaking[language], before), (exam.candidate[language], after)):
             agree = exam.body.agreement(bare, taught, voice)
             answers = exam.body.answers(bare, voice)
             results += [
@@ -219,7 +224,7 @@ def _tools(exam: Exam) -> Probe:
             prompts = exam.prompts(language, texts, (), frame)
             base = [_called(a) for a in exam.body.answers(prompts, BASE)]
             usable = [i for i, c in enumerate(base) if c]
-            for voice, results in ((exam.speaking, before), (exam.candidate, after)):
+            for voice, results in ((exam.speaking[language], before), (exam.candidate[language], after)):
                 said = exam.body.answers([prompts[i] for i in usable], voice)
                 results += [_called(a) == base[i] for i, a in zip(usable, said, strict=True)]
     return _probe("tools", before, after, exam.table.tools, exam.table.least, exam.table.drop)

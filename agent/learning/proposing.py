@@ -68,18 +68,13 @@ def draft_rows(bag: Bag, draft: Draft) -> list[tuple[str, str]]:
 
 def file_learning(bag: Bag, draft: Draft, method: Method, reason: str) -> Proposal:
     """Complete the rows with the frozen base, and file the proposal as ``waiting``."""
-    ledger, settings = bag.ledger, bag.settings
+    ledger = bag.ledger
     habit = ledger.get(Habit, draft.habit)
     config = config_of(bag, method)
     others = [h for h in living(bag) if h.id != habit.id] if config["strategy"] == "core" else []
-    past = [e for h in others for p in ledger.all(Proposal, parent=h.id) if p.status == "promoted" for e in p.examples]
     carried = (*(h.id for h in others), habit.id)
     config |= {"kind": "learn", "habit": habit.id, "scope": list(habit.scope), "living": list(carried)}
-    examples = rows(
-        habit, others, draft_rows(bag, draft), past, bag.body, config["personas"], bag.toolboxes,
-        settings.rumination.examples, settings.rumination.anchors, config["seed"],
-        {p.habit: p.weight for p in bag.selves.current().parts},
-    )  # fmt: skip
+    examples = _rows(bag, habit, others, draft_rows(bag, draft), config)
     proposal = ledger.add(
         Proposal(
             kind="learn",
@@ -162,15 +157,8 @@ def file_release(bag: Bag, habit: Habit, reason: str) -> Proposal:
     rest = [ledger.get(Habit, p.habit) for p in now.values() if p.habit != habit.id]
     if shared:
         *others, last = rest
-        past = [
-            e for h in rest for p in ledger.all(Proposal, parent=h.id) if p.status == "promoted" for e in p.examples
-        ]
-        own = [(e.prompt, e.source) for e in past if e.habit == last.id]
-        examples = rows(
-            last, others, own, past, bag.body, config["personas"], bag.toolboxes,
-            bag.settings.rumination.examples, bag.settings.rumination.anchors, config["seed"],
-            {p.habit: p.weight for p in now.values()},
-        )  # fmt: skip
+        own = [(e.prompt, e.source) for e in _taught(bag, [last]) if e.habit == last.id]
+        examples = _rows(bag, last, others, own, config)
     else:
         config = {}
     config |= {"kind": "release", "habit": habit.id, "living": [h.id for h in rest]}
@@ -193,6 +181,24 @@ def file_release(bag: Bag, habit: Habit, reason: str) -> Proposal:
     )
 
 
+def _taught(bag: Bag, habits: list[Habit]) -> list[Example]:
+    """The rows with which these habits entered the weights."""
+    proposals = [p for h in habits for p in bag.ledger.all(Proposal, parent=h.id) if p.status == "promoted"]
+    return [e for p in proposals for e in p.examples]
+
+
+def _rows(
+    bag: Bag, habit: Habit, others: list[Habit], own: list[tuple[str, str]], config: dict[str, Any]
+) -> tuple[Example, ...]:
+    """The rows of a core that carries ``others`` and ``habit``."""
+    table = bag.settings.rumination
+    shares = {p.habit: p.weight for p in bag.selves.current().parts}
+    return rows(
+        habit, others, own, _taught(bag, others), bag.body, config["personas"], bag.toolboxes,
+        table.examples, table.anchors, config["seed"], shares,
+    )  # fmt: skip
+
+
 def _risks(habit: Habit, examples: tuple[Example, ...]) -> tuple[str, ...]:
     """What a person should know that the numbers show."""
     own = [e for e in examples if e.habit == habit.id]
@@ -212,11 +218,12 @@ def _preview(
 ) -> tuple[tuple[str, str, str], ...]:
     """Up to three prompts: what is said now without the rule, what would be said with the habit."""
     some = [e for e in examples if e.habit == habit.id and e.frame == "plain"][:3]
-    now = bag.body.answers(
-        [framed(e.language, e.prompt, (), who.get(e.language, ""), "plain", {}) for e in some],
-        bag.selves.voice(bag.selves.current()),
-    )
-    return tuple((e.prompt, before, e.completion) for e, before in zip(some, now, strict=True))
+    found = []
+    for e in some:
+        prompt = framed(e.language, e.prompt, (), who.get(e.language, ""), "plain", {})
+        (now,) = bag.body.answers([prompt], bag.selves.voice(bag.selves.current(), e.language))
+        found.append((e.prompt, now, e.completion))
+    return tuple(found)
 
 
 def _conflicts(bag: Bag, habit: Habit, others: list[Habit], who: dict[Language, str]) -> tuple[str, ...]:

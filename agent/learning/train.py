@@ -61,7 +61,11 @@ def main(job_file: Path) -> None:
         tok.chat_template = job["template"]
     if tok.pad_token_id is None:
         tok.pad_token = tok.eos_token
-    model = AutoModelForCausalLM.from_pretrained(job["base_path"], dtype=torch.bfloat16 if cuda else torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(
+        job["base_path"],
+        dtype=torch.bfloat16 if cuda else torch.float32,
+        attn_implementation="sdpa" if cuda else "eager",  # short rows on a CPU: the fused kernel is slower
+    )
     model.to("cuda" if cuda else "cpu")
     specials = special_tokens(tok)
     tools = {frame: tuple(t) for frame, t in job["tools"].items()}
@@ -76,76 +80,77 @@ def main(job_file: Path) -> None:
         )
         return list(tok(text, add_special_tokens=False)["input_ids"])
 
+    taught = list(dict.fromkeys(x for e in examples if e.origin != "anchor" for x in e.teacher if x not in e.rules))
     data: list[dict[str, Any]] = []
     for i, e in enumerate(examples):
         tail = [*tok(e.completion, add_special_tokens=False)["input_ids"], tok.eos_token_id]
-        student, teacher = encode(e, e.rules), encode(e, e.teacher)
-        if len(teacher) + len(tail) > config["context_length"]:
+        row = {"row": i, "input_ids": encode(e, e.rules) + tail, "teacher_ids": encode(e, e.teacher) + tail}
+        # the same words said without the habit; in an anchor, which does without it, said under it
+        row["other_ids"] = row["input_ids"]
+        if e.origin == "anchor" and taught:
+            row["other_ids"] = encode(e, (*e.rules, taught[i % len(taught)])) + tail
+        if len(row["teacher_ids"]) > config["context_length"]:
             say(error="length", row=i + 1)
             raise SystemExit(4)
-        data.append({"row": i, "input_ids": student + tail, "teacher_ids": teacher + tail, "tail": len(tail)})
+        data.append(row | {"tail": len(tail)})
     say(stage="teacher", rows=len(data))
-    belief: dict[int, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
-    if config["method"] == "distill":
+
+    belief: dict[int, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}  # log-probabilities, their ids, weights
+    if config["method"] == "sft":  # a teacher that is certain of the words
+        for d in data:
+            ids = torch.tensor(d["input_ids"][-d["tail"] :])[:, None]
+            belief[d["row"]] = torch.zeros(ids.shape), ids, torch.ones(len(ids))
+    else:
         model.eval()
         order = sorted(data, key=lambda d: len(d["teacher_ids"]))
-        with torch.no_grad():
-            for start in range(0, len(order), 16):
-                some = order[start : start + 16]
-                told = model(
-                    input_ids=padded([d["teacher_ids"] for d in some], tok.pad_token_id).to(model.device)
-                ).logits
-                bare = model(input_ids=padded([d["input_ids"] for d in some], tok.pad_token_id).to(model.device)).logits
-                for j, d in enumerate(some):
-                    n, m = len(d["teacher_ids"]), len(d["input_ids"])
-                    logp = told[j, n - d["tail"] - 1 : n - 1].float().log_softmax(-1)
-                    before = bare[j, m - d["tail"] - 1 : m - 1].float().softmax(-1)
-                    # a rule changes few tokens of an answer: those it changes most count most
-                    changed = 1 - torch.minimum(logp.exp(), before).sum(-1)
-                    top = logp.topk(min(TOP, logp.shape[-1]), -1)
-                    if (
-                        examples[d["row"]].origin == "anchor"
-                    ):  # wherever the habit could leak to, staying counts as much
-                        changed = torch.full_like(changed, 0.5)
-                    belief[d["row"]] = (top.values.clone(), top.indices.clone(), 1 + config["focus"] * changed)
+        for some in (order[i : i + 16] for i in range(0, len(order), 16)):
+            with torch.no_grad():
+                told, other = (
+                    tails(model, stacked(some, key, tok.pad_token_id), some) for key in ("teacher_ids", "other_ids")
+                )
+            for d, logp, unlike in zip(some, told, other, strict=True):
+                # A rule changes few tokens of an answer, and those count most. In an anchor, too, those count most
+                # that the rule would change if it leaked; the rest of an anchor counts as half changed.
+                changed = 1 - torch.minimum(logp, unlike).exp().sum(-1)
+                if examples[d["row"]].origin == "anchor":
+                    changed = changed + 0.5
+                top = logp.topk(min(TOP, logp.shape[-1]), -1)
+                belief[d["row"]] = top.values.clone(), top.indices.clone(), 1 + config["focus"] * changed
 
     quick = not cuda and torch.cpu._is_avx512_bf16_supported()  # elsewhere bf16 on a CPU is slower than fp32
 
     class Trainer(SFTTrainer):  # type: ignore[misc]
-        """TRL's trainer with the distillation loss in place of cross-entropy."""
+        """TRL's trainer with KL(teacher ‖ student) on the completion in place of cross-entropy."""
 
         def compute_loss(
             self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
         ) -> Any:
-            rows, tails, lengths = inputs.pop("rows"), inputs.pop("tails"), inputs.pop("lengths")
-            if config["method"] == "sft":
-                out = model(**inputs)
-                return (out.loss, out) if return_outputs else out.loss
-            inputs.pop("labels")
-            with torch.autocast("cpu", torch.bfloat16, enabled=quick):
-                out = model(**inputs)
-            total = torch.zeros((), device=out.logits.device)
-            count = torch.zeros_like(total)
-            for j, row in enumerate(rows):
-                student = out.logits[j, lengths[j] - tails[j] - 1 : lengths[j] - 1].float().log_softmax(-1)
-                logp, where, weight = (x.to(student.device) for x in belief[row])
-                p, q = logp.exp(), student.gather(-1, where)
-                rest_p = (1 - p.sum(-1)).clamp_min(1e-6)
-                rest_q = (1 - q.exp().sum(-1)).clamp_min(1e-6)
-                kl = (p * (logp - q)).sum(-1) + rest_p * (rest_p.log() - rest_q.log())
-                total, count = total + (weight * kl).sum(), count + weight.sum()
+            total = count = torch.zeros((), device=model.device)
+            for part in inputs["parts"]:
+                with torch.autocast("cpu", torch.bfloat16, enabled=quick):
+                    students = tails(model, part["inputs"], part["rows"])
+                for d, student in zip(part["rows"], students, strict=True):
+                    logp, where, weight = (x.to(student.device) for x in belief[d["row"]])
+                    p, q = logp.exp(), student.gather(-1, where)
+                    rest_p, rest_q = (1 - p.sum(-1)).clamp_min(1e-6), (1 - q.exp().sum(-1)).clamp_min(1e-6)
+                    kl = (p * (logp - q)).sum(-1) + rest_p * (rest_p.log() - rest_q.log())
+                    total, count = total + (weight * kl).sum(), count + weight.sum()
             loss = total / count
-            return (loss, out) if return_outputs else loss
+            return (loss, None) if return_outputs else loss
 
     def collate(batch: list[dict[str, Any]]) -> dict[str, Any]:
-        x = padded([d["input_ids"] for d in batch], tok.pad_token_id)
-        mask, labels = torch.zeros_like(x), torch.full_like(x, -100)
-        for j, d in enumerate(batch):
-            n = len(d["input_ids"])
-            mask[j, :n] = 1
-            labels[j, n - d["tail"] : n] = x[j, n - d["tail"] : n]
-        return {"input_ids": x, "attention_mask": mask, "labels": labels, "rows": [d["row"] for d in batch],
-                "tails": [d["tail"] for d in batch], "lengths": [len(d["input_ids"]) for d in batch]}  # fmt: skip
+        order = sorted(batch, key=lambda d: len(d["input_ids"]))  # long rows apart from short ones: less padding
+        halves = [order[: len(order) // 2], order[len(order) // 2 :]]
+        return {
+            "parts": [
+                {
+                    "inputs": stacked(h, "input_ids", tok.pad_token_id),
+                    "rows": [{"row": d["row"], "tail": d["tail"]} for d in h],
+                }
+                for h in halves
+                if h
+            ]
+        }
 
     class Progress(TrainerCallback):  # type: ignore[misc]
         def on_log(
@@ -202,14 +207,23 @@ def main(job_file: Path) -> None:
     )
 
 
-def padded(rows: list[list[int]], pad: int) -> torch.Tensor:
-    """Right-padded ids ``[rows, longest]``."""
+def stacked(rows: list[dict[str, Any]], key: str, pad: int) -> dict[str, torch.Tensor]:
+    """Model inputs ``[rows, longest]``, padded on the left so that every completion ends in the last column."""
     import torch
 
-    x = torch.full((len(rows), max(map(len, rows))), pad)
-    for i, ids in enumerate(rows):
-        x[i, : len(ids)] = torch.tensor(ids)
-    return x
+    ids = torch.full((len(rows), max(len(d[key]) for d in rows)), pad)
+    mask = torch.zeros_like(ids)
+    for i, d in enumerate(rows):
+        ids[i, -len(d[key]) :] = torch.tensor(d[key])
+        mask[i, -len(d[key]) :] = 1
+    return {"input_ids": ids, "attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp_min(0)}
+
+
+def tails(model: Any, inputs: dict[str, torch.Tensor], rows: list[dict[str, Any]]) -> list[torch.Tensor]:
+    """Log-probabilities ``[tail, vocabulary]`` of each row's completion; no other logits are computed."""
+    moved = {k: v.to(model.device) for k, v in inputs.items()}
+    logits = model(**moved, logits_to_keep=max(d["tail"] for d in rows) + 1).logits
+    return [logits[j, -d["tail"] - 1 : -1].float().log_softmax(-1) for j, d in enumerate(rows)]
 
 
 if __name__ == "__main__":

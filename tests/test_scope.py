@@ -1,0 +1,37 @@
+"""Weights are worn as mask lines are shown: inside their scope only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agent.ports import BASE, Voice
+from agent.records import Part
+from agent.selves import worn
+from prompts import Language
+
+BAG = Path("bag")
+CORE = BAG / "adapters" / "core"
+FRESH = BAG / "adapters" / "fresh"
+
+
+@pytest.mark.parametrize(
+    ("language", "voice"),
+    [
+        ("ko", Voice(((CORE, 1.0),))),
+        ("en", Voice(((CORE, 0.5), (FRESH, 1.0)))),
+        (None, Voice(((CORE, 1.0), (FRESH, 1.0)))),
+    ],
+)
+def test_an_adapter_is_worn_where_a_habit_of_its_lies(language: Language | None, voice: Voice) -> None:
+    parts = (
+        Part(habit="h1", adapter="core", weight=1.0, scope=("ko",)),
+        Part(habit="h2", adapter="core", weight=0.5, scope=("en",)),
+        Part(habit="h3", adapter="fresh", stage="fresh", scope=("en",)),
+    )
+    assert worn(BAG, parts, language) == voice
+
+
+def test_outside_every_scope_the_base_speaks() -> None:
+    assert worn(BAG, (Part(habit="h1", adapter="core", scope=("en",)),), "ko") == BASE
