@@ -84,7 +84,11 @@ def main(job_file: Path) -> None:
     data: list[dict[str, Any]] = []
     for i, e in enumerate(examples):
         tail = [*tok(e.completion, add_special_tokens=False)["input_ids"], tok.eos_token_id]
-        row = {"row": i, "input_ids": encode(e, e.rules) + tail, "teacher_ids": encode(e, e.teacher) + tail}
+        row: dict[str, Any] = {
+            "row": i,
+            "input_ids": encode(e, e.rules) + tail,
+            "teacher_ids": encode(e, e.teacher) + tail,
+        }
         # the same words said without the habit; in an anchor, which does without it, said under it
         row["other_ids"] = row["input_ids"]
         if e.origin == "anchor" and taught:
