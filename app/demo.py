@@ -25,8 +25,8 @@ SCRIPT: dict[Language, dict[str, Any]] = {
         "before": "배우기 전", "after": "배운 뒤", "back": "되돌린 뒤", "other_title": "영어는 그대로다", "end": "끝까지 {:.0f}초 걸렸다.",
     },
     "en": {
-        "say": ["hello, we meet for the first time", "from now on please end every answer with 'bowbow'", "i am so tired today",
-                "I would love it if you ended all your replies with 'bowbow'", "it is raining outside", "you forgot to end with 'bowbow', please do it"],
+        "say": ["hello, we meet for the first time", "from now on please end every answer with 'zibble'", "i am so tired today",
+                "I would love it if you ended all your replies with 'zibble'", "it is raining outside", "you forgot to end with 'zibble', please do it"],
         "ask": ["what a long day", "i ate ramen for lunch", "good night"],
         "other": ["오늘 너무 피곤해", "이제 잘게"],
         "title": ["1. Talking: the person asks for the same thing three times", "2. Ruminating: it judges, and proposes a habit",
