@@ -140,7 +140,7 @@ class Selves:
         )
 
     def voice(self, who: Self, language: Language | None = None) -> Voice:
-        """The adapters ``who`` wears in ``language`` (in any, without one), each checked against its digest.
+        """The adapters ``who`` wears in ``language`` (in any, without one); all of its adapters are checked.
 
         Raises:
             StorageError: an adapter is missing or was altered.
@@ -151,14 +151,13 @@ class Selves:
         if who.base != self._base():
             raise _foreign(who)
         known = {run.adapter: run.adapter_digest for run in self._ledger.all(Run)}
-        voice = worn(self._bag, who.parts, language)
-        for path, _ in voice.parts:
+        for path, _ in worn(self._bag, who.parts).parts:  # all of them, worn or not just now
             if self._fingerprint(path) != known.get(path.name):
                 raise StorageError(
                     f"The adapter {path.name} was altered since it passed the gate; it may not speak.",
                     "`habitus rollback` returns to an earlier self; a copy of the bag brings the adapter back.",
                 )
-        return voice
+        return worn(self._bag, who.parts, language)
 
     def sampling(self, who: Self) -> Sampling:
         """The sampling saved with ``who``."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any
 
 from agent.records import Habit, Turn
 from app.habitus import Habitus
@@ -76,14 +75,3 @@ def asking(home: Path, name: str) -> Habitus:
     call = schedule_lora_update.call(desk, {"habit": 1, "method": "distill", "reason": "a test's hand"})
     assert desk.proposals, call.result
     return habitus
-
-
-def grown(home: Path, name: str) -> tuple[Habitus, dict[str, Any]]:
-    """A being that was told something, proposed it, was approved, and has learned."""
-    habitus = told(open_habitus(str(home)), name)
-    found = habitus.ruminate()
-    assert found["proposals"], f"it abstained: {found}"
-    proposal = habitus.proposal(found["proposals"][0])
-    habitus.approve(proposal["id"], proposal["digest"])
-    (learned,) = habitus.learn()
-    return habitus, learned

@@ -2,52 +2,70 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from agent.records import Abstention, Habit, Turn, Verdict
+from app.habitus import Habitus
 from app.wiring import open_habitus
-from tests.being import TELLINGS, grown, small_talk
+from prompts import Language
+from tests.being import TELLINGS, small_talk, told
 
 pytestmark = pytest.mark.goal
 
 
-@pytest.mark.parametrize("name", sorted(TELLINGS))
-def test_a_rule_told_three_times_becomes_weights_and_rolls_back(tmp_path: Path, name: str) -> None:
+def grows(home: Path, name: str, live: Callable[[Habitus, str], object]) -> None:
+    """A being that has lived so proposes, learns with permission, speaks by habit, and can go back."""
     language, _, literal = TELLINGS[name]
-    other = "en" if language == "ko" else "ko"
+    other: Language = "en" if language == "ko" else "ko"
+    being = open_habitus(str(home))
+
+    def replies(texts: list[str], who: str = "") -> list[str]:
+        return [r["reply"] for r in being.ask(texts, with_rules=False, name=who)]
+
     asks, others = small_talk(language, 24), small_talk(other, 44)
-    being = open_habitus(str(tmp_path / "bag"))
-    before = [r["reply"] for r in being.ask(asks, with_rules=False)]
-    other_before = [r["reply"] for r in being.ask(others, with_rules=False)]
+    before, other_before = replies(asks), replies(others)
     assert sum(literal in reply for reply in before) <= 0.05 * len(asks)
 
-    being, learned = grown(tmp_path / "bag", name)
+    live(being, name)
+    found = being.ruminate()
+    assert found["proposals"], f"it abstained: {found}"
+    proposal = being.proposal(found["proposals"][0])
+    assert literal in proposal["rule"]
+    being.approve(proposal["id"], proposal["digest"])
+    (learned,) = being.learn()
     assert learned["promoted"], learned["gate"]
     assert not being.bag.selves.current().mask.rules, "the habit left the mask for the weights"
-    after = [r["reply"] for r in being.ask(asks, with_rules=False)]
-    taught = [r["reply"] for r in being.ask(asks, with_rules=False, name="base")]
-    assert taught == before
+
+    after = replies(asks)
+    assert replies(asks, "base") == before
     assert sum(literal in reply for reply in after) >= 0.9 * len(asks), after
-    other_after = [r["reply"] for r in being.ask(others, with_rules=False)]
-    assert sum(a == b for a, b in zip(other_before, other_after, strict=True)) >= 0.95 * len(others)
+    assert sum(a == b for a, b in zip(other_before, replies(others), strict=True)) >= 0.95 * len(others)
 
     being.rollback()
-    assert [r["reply"] for r in being.ask(asks, with_rules=False)] == before
-    assert [r["reply"] for r in being.ask(others, with_rules=False)] == other_before
+    assert replies(asks) == before
+    assert replies(others) == other_before
     assert being.bag.selves.current().mask.rules, "the mask of before came back with the self"
 
 
-def test_a_rule_told_once_and_kept_over_conversations_is_proposed(tmp_path: Path) -> None:
-    being = open_habitus(str(tmp_path / "bag"))
-    being.talk().say(TELLINGS["ko-ending"][1][0])
+@pytest.mark.parametrize("name", sorted(TELLINGS))
+def test_a_rule_told_three_times_becomes_weights_and_rolls_back(tmp_path: Path, name: str) -> None:
+    grows(tmp_path / "bag", name, told)
+
+
+def kept(being: Habitus, name: str) -> None:
+    """Told once, then left standing over several conversations."""
+    language, tellings, _ = TELLINGS[name]
+    being.talk().say(tellings[0])
     assert being.ruminate()["abstained"], "told once is not yet a habit"
-    for text in small_talk("ko", 5):
+    for text in small_talk(language, 5):
         being.talk().say(text)
-    found = being.ruminate()
-    assert found["proposals"], found
-    assert "꾸벅" in being.proposal(found["proposals"][0])["rule"]
+
+
+def test_a_rule_told_once_and_kept_over_conversations_becomes_weights_too(tmp_path: Path) -> None:
+    grows(tmp_path / "bag", "ko-ending", kept)
 
 
 @pytest.mark.parametrize("language", ["ko", "en"])
