@@ -112,6 +112,16 @@ def test_several_adapters_speak_at_once_with_weights(body: EmbeddedBody, adapter
     assert body.answers(prompts, BASE, 20) == base
 
 
+def test_a_voice_first_worn_in_a_batch_can_stream_after_the_base_has_spoken(
+    body: EmbeddedBody, adapters: list[Path]
+) -> None:
+    fresh = EmbeddedBody(ModelTable())
+    prompt, voice = said("ko", "안녕"), Voice(((adapters[0], 1.0),))
+    (batch,) = fresh.answers([prompt], voice, 20)
+    fresh.answers([prompt], BASE, 20)
+    assert "".join(fresh.stream(prompt, voice, GREEDY.model_copy(update={"max_tokens": 20}))) == batch
+
+
 def test_agreement_is_whole_with_its_own_greedy_reply(body: EmbeddedBody) -> None:
     prompts = [said("ko", "안녕"), said("en", "hello")]
     replies = body.answers(prompts, BASE)

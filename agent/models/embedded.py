@@ -289,6 +289,12 @@ class EmbeddedBody:
 
     def _wear(self, voice: Voice) -> Any:
         """The model with exactly ``voice``'s adapters active."""
+        import torch
+
+        with torch.inference_mode(False):  # what is loaded in inference mode can never be switched again
+            return self._dress(voice)
+
+    def _dress(self, voice: Voice) -> Any:
         if voice == self._worn:
             return self._peft if voice.parts else self._bare()
         if not voice.parts:
