@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import shutil
 import uuid
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +62,8 @@ class Index:
         self._ledger = ledger
         self._lock = None
         self._embedding = NGrams()
+        self._worker = ThreadPoolExecutor(1)  # Chroma takes 9 ms to write; the person need not wait for it
+        self._writing: Future[None] | None = None
         if path is not None:
             path.mkdir(parents=True, exist_ok=True)
             lock = (path / "owner.lock").open("w")
@@ -112,14 +115,18 @@ class Index:
             )
 
     def add(self, ref: str, text: str, kind: str) -> None:
-        """Take in one thing that was just recorded."""
+        """Take in one thing that was just recorded, while the caller goes on."""
         if text.strip():
-            self._words.upsert(ids=[ref], documents=[text], metadatas=[{"kind": kind}])
+            self._writing = self._worker.submit(
+                self._words.upsert, ids=[ref], documents=[text], metadatas=[{"kind": kind}]
+            )
 
     def near(self, text: str, kind: str, limit: int, least: float = 0.0) -> list[tuple[str, str, float]]:
         """``(id, text, cosine similarity)`` of the nearest words of a kind, best first."""
         if not text.strip():
             return []
+        if self._writing is not None:  # one worker: the last is done when all are
+            self._writing.result()
         found = self._words.query(query_texts=[text], n_results=limit, where={"kind": kind})
         ids, documents, distances = found["ids"][0], (found["documents"] or [[]])[0], (found["distances"] or [[]])[0]
         rows = [(i, d, 1 - x) for i, d, x in zip(ids, documents, distances, strict=True)]

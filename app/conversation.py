@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from langchain_core.messages import AIMessageChunk
+from langchain_core.callbacks import BaseCallbackHandler
 
 from agent.errors import UsageError
 from agent.records import Mask, Mode, Rule
@@ -18,6 +18,17 @@ if TYPE_CHECKING:
     from app.habitus import Habitus
 
 Json = dict[str, Any]
+
+
+class _Aloud(BaseCallbackHandler):
+    """Passes on what the model says, piece by piece."""
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        self._show = show
+
+    def on_llm_new_token(self, token: str | list[str | dict[str, Any]], **kwargs: Any) -> None:
+        if token and isinstance(token, str):
+            self._show(token)
 
 
 class Conversation:
@@ -36,15 +47,11 @@ class Conversation:
         state: Json = {"thread": self.thread, "mode": self.mode, "user": text}
         if self.mode == "sandbox":
             state |= {"mask": self.mask.model_dump(), "history": self._history}
-        final: Json = {}
         graph: Any = self._graph
-        for kind, payload in graph.stream(
-            state, context=self.habitus.context, stream_mode=["messages", "values"], config={"recursion_limit": 50}
-        ):
-            if kind == "values":
-                final = payload
-            elif show and isinstance(payload[0], AIMessageChunk) and payload[0].content:
-                show(str(payload[0].text))
+        # A callback, not stream_mode "messages": that one runs each node in a thread of its own and wakes
+        # another for every token, which took half as long again as the model itself (docs/log.md).
+        config = {"recursion_limit": 50, "callbacks": [_Aloud(show)] if show else []}
+        final: Json = graph.invoke(state, config, context=self.habitus.context)
         if self.mode == "sandbox":
             self._history.append((text, final["reply"]))
         return {

@@ -35,6 +35,7 @@ def grows(home: Path, name: str, live: Callable[[Habitus, str], object]) -> None
     proposal = being.proposal(found["proposals"][0])
     assert literal in proposal["rule"]
     being.approve(proposal["id"], proposal["digest"])
+    told_mask = being.bag.selves.current().mask
     (learned,) = being.learn()
     assert learned["promoted"], learned["gate"]
     assert not being.bag.selves.current().mask.rules, "the habit left the mask for the weights"
@@ -47,7 +48,7 @@ def grows(home: Path, name: str, live: Callable[[Habitus, str], object]) -> None
     being.rollback()
     assert replies(asks) == before
     assert replies(others) == other_before
-    assert being.bag.selves.current().mask.rules, "the mask of before came back with the self"
+    assert being.bag.selves.current().mask == told_mask, "the mask of before came back with the self"
 
 
 @pytest.mark.parametrize("name", sorted(TELLINGS))

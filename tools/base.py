@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
@@ -55,13 +56,7 @@ class Tool:
 
     def schema(self, **narrow: dict[str, Any]) -> dict[str, Any]:
         """The OpenAI function form; ``narrow`` tightens single arguments for this moment."""
-        whole = self.arguments.model_json_schema()
-        properties = {}
-        for key, value in whole["properties"].items():
-            own = {k: v for k, v in value.items() if k not in ("title", "default")}
-            if key in narrow:
-                own = {**own, **narrow[key]}
-            properties[key] = own
+        properties = {key: {**own, **narrow.get(key, {})} for key, own in _properties(self.arguments).items()}
         parameters = {
             "type": "object",
             "properties": properties,
@@ -84,6 +79,13 @@ class Tool:
         except ToolError as error:
             result = f"error: {error}"
         return Call(name=self.name, arguments=arguments, result=result)
+
+
+@cache
+def _properties(arguments: type[BaseModel]) -> dict[str, dict[str, Any]]:
+    """The JSON schema of each argument."""
+    whole = arguments.model_json_schema()["properties"]
+    return {key: {k: v for k, v in own.items() if k not in ("title", "default")} for key, own in whole.items()}
 
 
 def tool(function: Callable[..., str]) -> Tool:

@@ -9,9 +9,10 @@ from typing import Any
 
 from langchain_core.callbacks import CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel
+from langchain_core.language_models.chat_models import generate_from_stream
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ToolMessage
-from langchain_core.messages.tool import invalid_tool_call, tool_call, tool_call_chunk
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.messages.tool import tool_call_chunk
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
@@ -52,6 +53,7 @@ class HabitusChat(BaseChatModel):
     body: Any
     voice: Voice
     sampling: Sampling
+    streaming: bool = True  # given explicitly, LangChain's ``invoke`` hands every piece to the callbacks, too
 
     @property
     def _llm_type(self) -> str:
@@ -96,10 +98,7 @@ class HabitusChat(BaseChatModel):
                 calling = bool(prompt.tools) and kwargs.get("tool_choice") != "none" and looks_like_call(text)
                 piece = text
             if calling is False:
-                chunk = ChatGenerationChunk(message=AIMessageChunk(content=piece))
-                if run_manager:
-                    run_manager.on_llm_new_token(piece, chunk=chunk)
-                yield chunk
+                yield ChatGenerationChunk(message=AIMessageChunk(content=piece))
         if calling:
             _, calls, bad = parse(text)
             pieces = [
@@ -121,15 +120,4 @@ class HabitusChat(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        prompt = Prompt(tuple(to_message(m) for m in messages), tuple(kwargs.get("tools", ())))
-        text = "".join(
-            self.body.stream(prompt, self.voice, self._settle(stop, kwargs), kwargs.get("tool_choice", "auto"))
-        )
-        free = not prompt.tools or kwargs.get("tool_choice") == "none"
-        words, calls, bad = (text, [], []) if free else parse(text)
-        message = AIMessage(
-            content=words.strip(),
-            tool_calls=[tool_call(name=c["name"], args=c["args"], id=_call_id()) for c in calls],
-            invalid_tool_calls=[invalid_tool_call(name=None, args=b, id=None, error="not a tool call") for b in bad],
-        )
-        return ChatResult(generations=[ChatGeneration(message=message)])
+        return generate_from_stream(self._stream(messages, stop, run_manager, **kwargs))

@@ -31,7 +31,7 @@ class ScriptedBody:
     def chat(self, voice: Voice, sampling: Sampling) -> BaseChatModel:
         from agent.models.chat import HabitusChat
 
-        return HabitusChat(body=self, voice=voice, sampling=sampling)
+        return HabitusChat(body=self, voice=voice, sampling=sampling, streaming=True)
 
     def stream(self, prompt: Prompt, voice: Voice, sampling: Sampling, tool_choice: str = "auto") -> Iterator[str]:
         yield self.decide(prompt)
