@@ -20,6 +20,7 @@ from typing import IO, Any
 from agent.errors import BusyError, StorageError
 from agent.ledger import Ledger
 from agent.memory import Index
+from agent.phrase import Phrase
 from agent.ports import Body
 from agent.records import Abstention, Event, Frame, Habit, Proposal, Turn, Verdict
 from agent.selves import Selves
@@ -74,8 +75,9 @@ class Bag:
                     f.write(json.dumps(line, ensure_ascii=False) + "\n")
             except OSError as error:
                 raise StorageError(
-                    f"The turn is in the ledger, but its JSONL export cannot be written: {error}.",
+                    "The turn is in the ledger, but its JSONL export cannot be written: {error}.",
                     "Free the disk or mend permissions, or set [sync] auto_save = false.",
+                    error=error,
                 ) from error
         self.index.add(turn.id, turn.user, "turn")
         return turn
@@ -128,8 +130,9 @@ class Bag:
             except OSError as error:
                 file.seek(0)
                 raise BusyError(
-                    f"Another training holds this bag (process {file.read().strip() or 'unknown'}).",
+                    "Another training holds this bag (process {process}).",
                     "Wait until it has finished; approved proposals stay approved.",
+                    process=file.read().strip() or "?",
                 ) from error
             file.truncate(0)
             file.write(str(os.getpid()))
@@ -140,7 +143,8 @@ class Bag:
 def drop_rule(bag: Bag, text: str) -> None:
     """Take a rule out of the mask; a habit that was only told is thereby let go."""
     bag.selves.wear(
-        lambda mask: mask.model_copy(update={"rules": tuple(r for r in mask.rules if r.text != text)}), "dropped a rule"
+        lambda mask: mask.model_copy(update={"rules": tuple(r for r in mask.rules if r.text != text)}),
+        Phrase("dropped a rule"),
     )
     for habit in bag.ledger.all(Habit):
         if habit.rule == text and habit.stage in ("told", "repeated"):

@@ -13,16 +13,22 @@ HabitusError
 
 from __future__ import annotations
 
+from agent.phrase import Phrase
+
 
 class HabitusError(Exception):
-    """A failure with a sentence for the person and the next step to take."""
+    """A failure with a sentence for the person and the next step to take.
+
+    Both are templates with named fields. What was found goes into ``values``, never into a template:
+    a door words the template in the person's language.
+    """
 
     exit_code = 1
 
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+    def __init__(self, message: str, hint: str = "", /, **values: object) -> None:
+        self.message = Phrase(message, **values)
+        self.hint = Phrase(hint, **values)
+        super().__init__(str(self.message))
 
     def as_dict(self) -> dict[str, dict[str, str]]:
         """The form in which ``--json`` prints it."""

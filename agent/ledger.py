@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agent.errors import NotFoundError, StorageError
+from agent.phrase import Phrase
 from agent.records import Record
 
 if TYPE_CHECKING:
@@ -80,8 +81,10 @@ class Ledger:
                     version = raw.execute("SELECT value FROM meta WHERE key='schema'").fetchone()
                 if version is not None and int(version[0]) > SCHEMA:
                     raise StorageError(
-                        f"This bag was written by a newer Habitus (schema {version[0]}, this one knows {SCHEMA}).",
+                        "This bag was written by a newer Habitus (schema {found}, this one knows {known}).",
                         "Upgrade Habitus, or open another bag with --home.",
+                        found=version[0],
+                        known=SCHEMA,
                     )
                 if version is None:
                     raw.executescript(_TABLES)
@@ -164,10 +167,13 @@ class Ledger:
         rows = self._select(kind, "kind=? AND ref=? ORDER BY seq DESC LIMIT 1", (kind.__name__, ref))
         if not rows:
             noun = kind.__name__.lower()
-            known = [x.id for x in self.all(kind)][-5:]
+            known = ", ".join([x.id for x in self.all(kind)][-5:])
             raise NotFoundError(
-                f"There is no {noun} {ref!r}.",
-                f"Known: {', '.join(known)}." if known else f"This bag holds no {noun} yet.",
+                "There is no {noun} {ref!r}.",
+                "Known: {known}." if known else "This bag holds no {noun} yet.",
+                noun=Phrase(noun),
+                ref=ref,
+                known=known,
             )
         return rows[0]
 
@@ -232,11 +238,11 @@ class Ledger:
                 "SELECT seq, kind, ref, parent, at, body, digest FROM rows ORDER BY seq"
             ):
                 if _chain(last, kind, ref, parent, at, body) != digest:
-                    wrong.append(f"row {seq} ({kind} {ref}) does not fit the chain")
+                    wrong.append(Phrase("row {seq} ({kind} {ref}) does not fit the chain", seq=seq, kind=kind, ref=ref))
                 last = digest
             for digest, salt, text in connection.exec_driver_sql("SELECT digest, salt, text FROM content"):
                 if _content_digest(salt, text) != digest:
-                    wrong.append(f"a text was altered (content {digest[:12]})")
+                    wrong.append(Phrase("a text was altered (content {digest})", digest=digest[:12]))
         return wrong
 
 
@@ -306,16 +312,22 @@ def _storage_error(path: Path, error: Exception) -> StorageError:
     text = str(error).lower()
     if "readonly" in text or "read-only" in text or "permission" in text:
         return StorageError(
-            f"The bag at {path.parent} cannot be written.", "Check its permissions, or choose another with --home."
+            "The bag at {bag} cannot be written.",
+            "Check its permissions, or choose another with --home.",
+            bag=path.parent,
         )
     if "full" in text or "no space" in text:
         return StorageError(
-            f"The disk that holds {path.parent} is full; nothing was changed.", "Free some space and try again."
+            "The disk that holds {bag} is full; nothing was changed.", "Free some space and try again.", bag=path.parent
         )
     if "not a database" in text or "malformed" in text:
         return StorageError(
-            f"{path} is damaged or is no ledger.", "Restore it from a copy of the bag; nothing was written to it."
+            "{path} is damaged or is no ledger.",
+            "Restore it from a copy of the bag; nothing was written to it.",
+            path=path,
         )
     if "locked" in text or "busy" in text:
-        return StorageError(f"{path} is held by another process.", "Wait until it has finished, then try again.")
-    return StorageError(f"{path} cannot be used: {error}", "Run `habitus doctor` for details.")
+        return StorageError(
+            "{path} is held by another process.", "Wait until it has finished, then try again.", path=path
+        )
+    return StorageError("{path} cannot be used: {error}", "Run `habitus doctor` for details.", path=path, error=error)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.errors import ConflictError, StorageError
+from agent.phrase import Phrase
 from agent.ports import Voice
 from agent.records import Habit, Mask, Part, Record, Run, Self, Speaking
 from agent.settings import Sampling, Settings, sampling
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from agent.ledger import Ledger
 
 
-BACK = "rollback to"
+BACK = "rollback to "  # how the cause of a rollback begins
 
 
 def digest_of(adapter: Path) -> str:
@@ -32,8 +33,10 @@ def digest_of(adapter: Path) -> str:
             digest.update((adapter / name).read_bytes())
         except OSError as error:
             raise StorageError(
-                f"The adapter {adapter.name} is not whole: {name} cannot be read.",
+                "The adapter {adapter} is not whole: {file} cannot be read.",
                 "`habitus rollback` returns to an earlier self; a copy of the bag brings the adapter back.",
+                adapter=adapter.name,
+                file=name,
             ) from error
     return digest.hexdigest()
 
@@ -63,9 +66,9 @@ class Selves:
         if speaking is not None:
             return self._ledger.get(Self, speaking.self_name)
         prompt = self._settings.prompt
-        return self._made(Mask(persona=prompt.persona, few_shot=prompt.few_shot), (), "born", self._base()).model_copy(
-            update={"id": "self-0001"}
-        )
+        return self._made(
+            Mask(persona=prompt.persona, few_shot=prompt.few_shot), (), Phrase("born"), self._base()
+        ).model_copy(update={"id": "self-0001"})
 
     def refresh(self) -> Self:
         """The current self, recorded, and renewed first when settings or an adapterless base have changed."""
@@ -75,7 +78,7 @@ class Selves:
         if now.base != base and now.parts:
             raise _foreign(now)
         if now.base != base or now.sampling != wanted or now.template != self._settings.model.template:
-            return self._speak(self._made(now.mask, now.parts, "settings", base))
+            return self._speak(self._made(now.mask, now.parts, Phrase("settings"), base))
         return now
 
     def get(self, name: str) -> Self:
@@ -123,7 +126,7 @@ class Selves:
                 stages.append(habit.model_copy(update={"stage": "essence", "at": ""}))
             elif habit.id not in inside and habit.stage in ("essence", "fading"):
                 stages.append(habit.model_copy(update={"stage": "repeated", "at": ""}))
-        return self._speak(target, f"{BACK} {target.id}", stages)
+        return self._speak(target, Phrase("rollback to {who}", who=target.id), stages)
 
     def _before_last_change(self) -> Self:
         trail: list[Self] = []  # selves in the order they spoke, with what was undone cut off
@@ -154,8 +157,9 @@ class Selves:
         for path, _ in worn(self._bag, who.parts).parts:  # all of them, worn or not just now
             if self._fingerprint(path) != known.get(path.name):
                 raise StorageError(
-                    f"The adapter {path.name} was altered since it passed the gate; it may not speak.",
+                    "The adapter {adapter} was altered since it passed the gate; it may not speak.",
                     "`habitus rollback` returns to an earlier self; a copy of the bag brings the adapter back.",
+                    adapter=path.name,
                 )
         return worn(self._bag, who.parts, language)
 
@@ -201,6 +205,7 @@ class Selves:
 
 def _foreign(who: Self) -> ConflictError:
     return ConflictError(
-        f"The adapters of {who.id} were trained on another base model than the one loaded.",
+        "The adapters of {who} were trained on another base model than the one loaded.",
         "Point [model] name back to it, or open another bag with --home.",
+        who=who.id,
     )

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from agent.errors import SettingsError
+from agent.phrase import Phrase
 from prompts import Language
 
 FILE = "habitus.toml"
@@ -203,27 +205,35 @@ def load(bag: Path) -> Settings:
     except FileNotFoundError:
         return Settings()
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} cannot be read: {error}", "Check its permissions and that it is UTF-8.") from error
+        raise SettingsError(
+            "{path} cannot be read: {error}", "Check its permissions and that it is UTF-8.", path=path, error=error
+        ) from error
     try:
         return Settings.model_validate(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(
-            f"{path} is not valid TOML: {error}.", "Mend that line, or remove the file to use the defaults."
+            "{path} is not valid TOML: {error}.",
+            "Mend that line, or remove the file to use the defaults.",
+            path=path,
+            error=error,
         ) from error
     except ValidationError as error:
         first = error.errors()[0]
         where = [str(p) for p in first["loc"] if not str(p).startswith("function-")]
-        given = "" if first["type"] in ("extra_forbidden", "missing") else f" (found {first['input']!r})"
-        reason = (
-            "there is no such setting"
-            if first["type"] == "extra_forbidden"
-            else first["msg"][0].lower() + first["msg"][1:]
-        )
+        reason: str = first["msg"][0].lower() + first["msg"][1:]
+        if first["type"] == "extra_forbidden":
+            reason = Phrase("there is no such setting")
+        elif first["type"] != "missing":
+            reason = Phrase("{reason} (found {value!r})", reason=reason, value=first["input"])
         where = [w for w in where if w not in ("str", "int", "float") and not w.startswith(("tuple", "list"))]
-        line = line_of(text, where)
+        line, allowed = line_of(text, where), _allowed(where)
         raise SettingsError(
-            f"{path}{f', line {line}' if line else ''}: {'.'.join(where)}: {reason}{given}.",
-            f"Allowed: {_allowed(where)}" if _allowed(where) else "See `habitus doctor` for all settings.",
+            "{place}: {key}: {reason}.",
+            "Allowed: {allowed}." if allowed else "See `habitus doctor` for all settings.",
+            place=Phrase("{path}, line {line}", path=path, line=line) if line else path,
+            key=".".join(where),
+            reason=reason,
+            allowed=allowed,
         ) from error
 
 
@@ -250,20 +260,24 @@ def _allowed(where: list[str]) -> str:
         if not (isinstance(table, type) and issubclass(table, Table)):
             return ""
         if where[1] not in table.model_fields:
-            return "one of " + ", ".join(table.model_fields) + "."
+            return _one_of(table.model_fields)
         schema = table.model_json_schema()["properties"][where[1]]
         if "enum" in schema:
-            return "one of " + ", ".join(map(str, schema["enum"])) + "."
+            return _one_of(schema["enum"])
         options = schema.get("anyOf", [schema])
         low = next((o[k] for o in options for k in ("minimum", "exclusiveMinimum") if k in o), None)
         high = next((o[k] for o in options for k in ("maximum", "exclusiveMaximum") if k in o), None)
         open_ = any("exclusiveMinimum" in o for o in options)
-        if low is not None or high is not None:
-            start = "" if low is None else f"above {low}" if open_ else f"from {low}"
-            return f"{start} {'upwards' if high is None else f'to {high}'}.".strip()
-        kinds = [str(o["type"]) for o in options if "type" in o and o["type"] != "null"]
-        return f"{' or '.join(kinds)}." if kinds else ""
-    return "one of " + ", ".join(fields) + "."
+        if low is not None and high is not None:
+            return Phrase("above {low} to {high}" if open_ else "from {low} to {high}", low=low, high=high)
+        if low is not None:
+            return Phrase("above {low} upwards" if open_ else "from {low} upwards", low=low)
+        return " or ".join(str(o["type"]) for o in options if "type" in o and o["type"] != "null")
+    return _one_of(fields)
+
+
+def _one_of(names: Iterable[object]) -> Phrase:
+    return Phrase("one of {names}", names=", ".join(map(str, names)))
 
 
 def profile(settings: Settings) -> TrainingProfile:
@@ -284,9 +298,9 @@ def sampling(settings: Settings) -> Sampling:
     return own.model_copy(update={k: v for k, v in QUIET.items() if k not in own.model_fields_set})
 
 
-def warnings(settings: Settings) -> list[str]:
+def warnings(settings: Settings) -> list[Phrase]:
     """One sentence for each value outside the owner's recommended range (training ranges are for a Llama)."""
-    found = []
+    found: list[Phrase] = []
     small = profile(settings).name == "seedling"
     used = sampling(settings)
     for key, (low, high) in RANGES.items():
@@ -295,9 +309,19 @@ def warnings(settings: Settings) -> list[str]:
         if value is None or (small and (table != "sampling" or name not in used.model_fields_set or name in QUIET)):
             continue
         if not low <= value <= high:
-            found.append(f"{key} = {value} is outside the recommended {low}–{high}.")
+            found.append(
+                Phrase(
+                    "{key} = {value} is outside the recommended {low}–{high}.", key=key, value=value, low=low, high=high
+                )
+            )
     if not small and settings.lora.alpha != 2 * settings.lora.rank:
-        found.append(f"lora.alpha = {settings.lora.alpha} is not twice the rank ({2 * settings.lora.rank}).")
+        found.append(
+            Phrase(
+                "lora.alpha = {alpha} is not twice the rank ({twice}).",
+                alpha=settings.lora.alpha,
+                twice=2 * settings.lora.rank,
+            )
+        )
     return found
 
 

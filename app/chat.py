@@ -7,18 +7,11 @@ from typing import TYPE_CHECKING
 
 from agent.errors import HabitusError
 from app import show
+from app.words import said, say
 
 if TYPE_CHECKING:
     from app.conversation import Conversation
     from app.habitus import Habitus
-
-HELP = """\
-  /mask              the rules I wear          /mask add RULE   /mask drop N
-  /self              who speaks now            /proposals       what I want to become
-  /sandbox           talk with no trace        /growth          talk and be remembered
-  /ruminate          look back on what was said
-  /new               a new conversation        /quit            leave (also Ctrl-D)
-  Ctrl-C stops a reply. Approving is done outside: habitus approve ID"""
 
 
 def converse(habitus: Habitus, talk: Conversation) -> None:
@@ -34,15 +27,15 @@ def converse(habitus: Habitus, talk: Conversation) -> None:
     # In memory only: a history file would leave bytes of a sandbox conversation on disk.
     session: PromptSession[str] = PromptSession(history=InMemoryHistory())
     who = habitus.bag.selves.current()
-    print(f"{who.id} is here. /help lists what else you can do. / 이야기해요. /help 로 도움말을 볼 수 있어요.")
+    print(say("{who} is here. /help lists what else you can do.", who=who.id))
     while True:
         mark = "🔒 " if talk.mode == "sandbox" else ""
         try:
-            text = session.prompt(f"{mark}you ❯ ").strip()
+            text = session.prompt(f"{mark}{say('you')} ❯ ").strip()
         except KeyboardInterrupt:
             continue
         except EOFError:
-            print("See you. / 또 만나요.")
+            print(say("See you."))
             return
         if not text:
             continue
@@ -55,18 +48,36 @@ def converse(habitus: Habitus, talk: Conversation) -> None:
             else:
                 _turn(talk, text)
         except HabitusError as error:
-            print(f"  {error.message}" + (f"\n  → {error.hint}" if error.hint else ""))
+            message, hint = said(error)
+            print(f"  {message}" + (f"\n  → {hint}" if hint else ""))
         except KeyboardInterrupt:
-            print("\n  (stopped; this turn was not recorded)")
+            print("\n  " + say("(stopped; this turn was not recorded)"))
 
 
 def _turn(talk: Conversation, text: str) -> None:
-    said = talk.say(text, lambda piece: print(piece, end="", flush=True))
+    turn = talk.say(text, lambda piece: print(piece, end="", flush=True))
     print()
-    for call in said["tool_calls"]:
+    for call in turn["tool_calls"]:
         shown = call["arguments"].get("rule") or call["arguments"].get("text") or call["arguments"].get("query") or ""
         failed = f"  ({call['result']})" if call["result"].startswith("error") else ""
         print(f"  · {call['name']}: {show.visible(str(shown))}{failed}")
+
+
+def _help() -> None:
+    for command, what in (
+        ("/mask", say("the rules I wear")),
+        ("/mask add RULE", say("add a rule")),
+        ("/mask drop N", say("drop a rule by its number")),
+        ("/self", say("who speaks now")),
+        ("/ruminate", say("look back on what was said")),
+        ("/proposals [ID]", say("what I want to become")),
+        ("/sandbox", say("talk with no trace")),
+        ("/growth", say("talk and be remembered")),
+        ("/new", say("a new conversation")),
+        ("/quit", say("leave (also Ctrl-D)")),
+    ):
+        print(f"  {command:<18} {what}")
+    print("  " + say("Ctrl-C stops a reply. Approving is done outside: `habitus approve ID`."))
 
 
 def _command(habitus: Habitus, talk: Conversation, text: str) -> Conversation | None:
@@ -75,7 +86,7 @@ def _command(habitus: Habitus, talk: Conversation, text: str) -> Conversation | 
     rest = rest.strip()
     match name:
         case "help" | "?":
-            print(HELP)
+            _help()
         case "quit" | "exit" | "q":
             return None
         case "mask":
@@ -85,7 +96,7 @@ def _command(habitus: Habitus, talk: Conversation, text: str) -> Conversation | 
             elif verb == "drop" and value.strip().isdigit():
                 talk.mask_drop(int(value))
             elif verb:
-                print("  /mask, /mask add RULE, or /mask drop N")
+                print("  " + say("/mask, /mask add RULE, or /mask drop N"))
                 return talk
             show.mask({"mask": talk.mask_now().model_dump(mode="json")})
         case "self":
@@ -98,11 +109,14 @@ def _command(habitus: Habitus, talk: Conversation, text: str) -> Conversation | 
         case "ruminate" if talk.mode == "growth":
             show.rumination(habitus.ruminate())
         case "sandbox":
-            print("  Nothing said from here on is recorded, remembered or learned. /growth ends it.")
+            print("  " + say("Nothing said from here on is recorded, remembered or learned. /growth ends it."))
             return habitus.talk(mode="sandbox")
-        case "growth" | "new":
-            print(f"  A new {'conversation' if name == 'new' else 'conversation that may be learned from'}.")
-            return habitus.talk(mode="growth" if name == "growth" else talk.mode)
+        case "growth":
+            print("  " + say("A new conversation that may be learned from."))
+            return habitus.talk(mode="growth")
+        case "new":
+            print("  " + say("A new conversation."))
+            return habitus.talk(mode=talk.mode)
         case _:
-            print(f"  There is no /{name} here. /help lists what there is.")
+            print("  " + say("There is no /{name} here. /help lists what there is.", name=name))
     return talk

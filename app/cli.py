@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from agent import __version__
 from agent.errors import ConflictError, HabitusError, UsageError
+from agent.phrase import Phrase
+from app.words import said, say
 
 if TYPE_CHECKING:
     from app.habitus import Habitus
@@ -17,85 +19,90 @@ if TYPE_CHECKING:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Any:
-        raise UsageError(f"{message[0].upper()}{message[1:]}.", f"See `{self.prog} --help`.")
+        raise UsageError("{reason}.", "See `{prog} --help`.", reason=message[0].upper() + message[1:], prog=self.prog)
 
 
 def parser() -> argparse.ArgumentParser:
     """Every command of the contract."""
     common = argparse.ArgumentParser(add_help=False)
-    for where in (common,):
-        where.add_argument(
-            "--home",
-            metavar="BAG",
-            default=argparse.SUPPRESS,
-            help="the bag (default: $HABITUS_HOME or workspace/memory_core)",
-        )
-        where.add_argument(
-            "--model", metavar="NAME", default=argparse.SUPPRESS, help="seedling, a local path or a hub id"
-        )
-        where.add_argument(
-            "--json",
-            action="store_true",
-            default=argparse.SUPPRESS,
-            help="results as JSON on stdout, errors as JSON on stderr",
-        )
+    common.add_argument("-h", "--help", action="help", help=say("show this help and exit"))
+    common.add_argument(
+        "--home",
+        metavar="BAG",
+        default=argparse.SUPPRESS,
+        help=say("the bag (default: $HABITUS_HOME or workspace/memory_core)"),
+    )
+    common.add_argument(
+        "--model", metavar="NAME", default=argparse.SUPPRESS, help=say("seedling, a local path or a hub id")
+    )
+    common.add_argument(
+        "--json",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help=say("results as JSON on stdout, errors as JSON on stderr"),
+    )
     main = _Parser(
         prog="habitus",
-        description="An agent that decides what it learns, and asks before its weights change.",
+        description=say("An agent that decides what it learns, and asks before its weights change."),
         parents=[common],
+        add_help=False,
     )
-    main.add_argument("--version", action="version", version=f"habitus {__version__}")
+    main.add_argument(
+        "--version", action="version", version=f"habitus {__version__}", help=say("show the version and exit")
+    )
     commands = main.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
 
     def add(name: str, text: str, under: Any = commands) -> argparse.ArgumentParser:
         made: argparse.ArgumentParser = under.add_parser(
-            name, help=text, description=text[0].upper() + text[1:] + ".", parents=[common]
+            name, help=text, description=text[0].upper() + text[1:] + ".", parents=[common], add_help=False
         )
         return made
 
-    chat = add("chat", "talk; a new thread unless one is named")
-    chat.add_argument("--say", metavar="TEXT", action="append", help="say TEXT and go on, for scripts; may be repeated")
-    chat.add_argument("--thread", metavar="ID", default="", help="go on with a conversation")
-    chat.add_argument("--sandbox", action="store_true", help="leave no trace: nothing recorded, nothing learned")
-    ask = add("ask", "probe, one answer for each text; records nothing")
+    chat = add("chat", say("talk; a new thread unless one is named"))
+    chat.add_argument(
+        "--say", metavar="TEXT", action="append", help=say("say TEXT and go on, for scripts; may be repeated")
+    )
+    chat.add_argument("--thread", metavar="ID", default="", help=say("go on with a conversation"))
+    chat.add_argument("--sandbox", action="store_true", help=say("leave no trace: nothing recorded, nothing learned"))
+    ask = add("ask", say("probe, one answer for each text; records nothing"))
     ask.add_argument("text", metavar="TEXT", nargs="+")
-    ask.add_argument("--no-mask", action="store_true", help="leave out the mask's rules")
-    ask.add_argument("--self", dest="name", metavar="NAME", default="", help="another self, or 'base'")
-    mask = add("mask", "your own hand on persona, mood and rules")
+    ask.add_argument("--no-mask", action="store_true", help=say("leave out the mask's rules"))
+    ask.add_argument("--self", dest="name", metavar="NAME", default="", help=say("another self, or 'base'"))
+    mask = add("mask", say("your own hand on persona, mood and rules"))
     hands = mask.add_subparsers(dest="hand", metavar="ACTION", parser_class=_Parser)
-    add("add", "add a rule", hands).add_argument("rule", metavar="RULE")
-    add("drop", "drop a rule by its number", hands).add_argument("number", metavar="N", type=int)
-    add("use", "wear a mask from a TOML file", hands).add_argument("file", metavar="FILE", type=Path)
-    add("ruminate", "judge what is new and propose, or abstain")
-    proposals = add("proposals", "what it wants to become, and why")
+    add("add", say("add a rule"), hands).add_argument("rule", metavar="RULE")
+    add("drop", say("drop a rule by its number"), hands).add_argument("number", metavar="N", type=int)
+    add("use", say("wear a mask from a TOML file"), hands).add_argument("file", metavar="FILE", type=Path)
+    add("ruminate", say("judge what is new and propose, or abstain"))
+    proposals = add("proposals", say("what it wants to become, and why"))
     shows = proposals.add_subparsers(dest="show", metavar="show", parser_class=_Parser)
-    add("show", "one proposal in full", shows).add_argument("id", metavar="ID")
-    approve = add("approve", "approve a proposal as shown")
+    add("show", say("one proposal in full"), shows).add_argument("id", metavar="ID")
+    approve = add("approve", say("approve a proposal as shown"))
     approve.add_argument("id", metavar="ID")
     approve.add_argument(
-        "--digest", metavar="D", help="the digest that `proposals show` gave; without it you are shown and asked"
+        "--digest", metavar="D", help=say("the digest that `proposals show` gave; without it you are shown and asked")
     )
     approve.add_argument("--note", metavar="TEXT", default="")
-    veto = add("veto", "refuse a proposal")
+    veto = add("veto", say("refuse a proposal"))
     veto.add_argument("id", metavar="ID")
     veto.add_argument("--reason", metavar="TEXT", required=True)
-    edit = add("edit", "change a proposal; it then waits for a new decision")
+    edit = add("edit", say("change a proposal; it then waits for a new decision"))
     edit.add_argument("id", metavar="ID")
-    edit.add_argument("--drop", metavar="N", type=int, nargs="+", default=[], help="leave out examples by number")
-    edit.add_argument("--file", metavar="F", type=Path, help="JSON with changed examples, scope or method")
-    add("learn", "run what is approved: train, gate, promote")
-    add("sleep", "ruminate and learn: the scheduled pass")
-    self_ = add("self", "who speaks now, and how it came to be")
+    edit.add_argument("--drop", metavar="N", type=int, nargs="+", default=[], help=say("leave out examples by number"))
+    edit.add_argument("--file", metavar="F", type=Path, help=say("JSON with changed examples, scope or method"))
+    add("learn", say("run what is approved: train, gate, promote"))
+    add("sleep", say("ruminate and learn: the scheduled pass"))
+    self_ = add("self", say("who speaks now, and how it came to be"))
     selves = self_.add_subparsers(dest="what", metavar="ACTION", parser_class=_Parser)
-    add("log", "how it came to be", selves)
-    add("show", "one self in full", selves).add_argument("name", metavar="NAME")
-    add("rollback", "let an earlier self speak: NAME, or the one before the last weight change").add_argument(
+    add("log", say("how it came to be"), selves)
+    add("show", say("one self in full"), selves).add_argument("name", metavar="NAME")
+    add("rollback", say("let an earlier self speak: NAME, or the one before the last weight change")).add_argument(
         "name", metavar="NAME", nargs="?", default=""
     )
-    add("forget", "let go of a habit, out of mask and weights").add_argument("habit", metavar="HABIT")
-    add("doctor", "what is wrong, and how to mend it")
-    add("demo", "watch an AI form a habit and grow it into its weights").add_argument(
-        "--keep", action="store_true", help="keep the demo's bag"
+    add("forget", say("let go of a habit, out of mask and weights")).add_argument("habit", metavar="HABIT")
+    add("doctor", say("what is wrong, and how to mend it"))
+    add("demo", say("watch an AI form a habit and grow it into its weights")).add_argument(
+        "--keep", action="store_true", help=say("keep the demo's bag")
     )
     return main
 
@@ -113,31 +120,33 @@ def main(argv: list[str] | None = None) -> int:
         _run(options, as_json)
         return 0
     except HabitusError as error:
-        if as_json:
-            print(json.dumps(error.as_dict(), ensure_ascii=False), file=sys.stderr)
-        else:
-            print(f"habitus: {error.message}" + (f"\n  → {error.hint}" if error.hint else ""), file=sys.stderr)
-        return error.exit_code
+        return _failed(error, as_json)
     except KeyboardInterrupt:
-        print("\nhabitus: stopped; nothing was half-done.", file=sys.stderr)
+        print("\nhabitus: " + say("stopped; nothing was half-done."), file=sys.stderr)
         return 130
     except UnicodeEncodeError:
-        print("habitus: The text is not valid UTF-8.\n  → Check the terminal's encoding.", file=sys.stderr)
-        return 2
+        return _failed(UsageError("The text is not valid UTF-8.", "Check the terminal's encoding."), as_json)
     except BrokenPipeError:
         sys.stderr.close()
         return 0
     except OSError as error:
-        message = (
-            f"The bag cannot be used: {error.strerror or error}"
-            + (f" ({error.filename})" if error.filename else "")
-            + "."
+        reason = error.strerror or str(error)
+        found = HabitusError(
+            "The bag cannot be used: {reason}.",
+            "Free the disk or mend permissions, or choose another bag with --home.",
+            reason=f"{reason} ({error.filename})" if error.filename else reason,
         )
-        found = HabitusError(message, "Free the disk or mend permissions, or choose another bag with --home.")
-        print(
-            json.dumps(found.as_dict()) if as_json else f"habitus: {found.message}\n  → {found.hint}", file=sys.stderr
-        )
-        return 1
+        return _failed(found, as_json)
+
+
+def _failed(error: HabitusError, as_json: bool) -> int:
+    """Say what went wrong; the exit status."""
+    if as_json:
+        print(json.dumps(error.as_dict(), ensure_ascii=False), file=sys.stderr)
+    else:
+        message, hint = said(error)
+        print(f"habitus: {message}" + (f"\n  → {hint}" if hint else ""), file=sys.stderr)
+    return error.exit_code
 
 
 def _run(options: argparse.Namespace, as_json: bool) -> None:
@@ -210,18 +219,25 @@ def _confirmed(habitus: Habitus, ref: str, as_json: bool) -> str:
 
     found = habitus.proposal(ref)
     if found["status"] != "waiting":
-        raise ConflictError(f"{ref} is {found['status']} already.", "See `habitus proposals`; a decision is made once.")
+        raise ConflictError(
+            "{ref} is {status} already.",
+            "See `habitus proposals`; a decision is made once.",
+            ref=ref,
+            status=Phrase(found["status"]),
+        )
     if as_json or not sys.stdin.isatty():
         raise UsageError(
-            "A script approves with --digest.", f"The digest stands in `habitus proposals show {ref} --json`."
+            "A script approves with --digest.", "The digest stands in `habitus proposals show {ref} --json`.", ref=ref
         )
     show.proposal(found)
     try:
-        said = input("\nMay this grow into its weights? 이것을 몸에 새겨도 될까요? [y/N] ")
+        answer = input("\n" + say("May this grow into its weights? [y/N]") + " ")
     except EOFError:
-        said = ""
-    if said.strip().lower() not in ("y", "yes", "네", "예", "응", "ㅇ"):
-        raise ConflictError("Nothing was approved.", f"To refuse it for good: habitus veto {ref} --reason TEXT")
+        answer = ""
+    if answer.strip().lower() not in ("y", "yes", "네", "예", "응", "ㅇ"):
+        raise ConflictError(
+            "Nothing was approved.", "To refuse it for good: `habitus veto {ref} --reason TEXT`.", ref=ref
+        )
     return str(found["digest"])
 
 

@@ -92,7 +92,12 @@ def with_rule(mask: Mask, rule: str, habit: str = "") -> Mask:
 def without_rule(mask: Mask, number: int) -> Mask:
     """``mask`` without the rule shown under ``number``."""
     if not 1 <= number <= len(mask.rules):
-        raise UsageError(f"The mask has no rule {number}.", f"It has {len(mask.rules)}; see `habitus mask`.")
+        raise UsageError(
+            "The mask has no rule {number}.",
+            "It has {count}; see `habitus mask`.",
+            number=number,
+            count=len(mask.rules),
+        )
     return mask.model_copy(update={"rules": (*mask.rules[: number - 1], *mask.rules[number:])})
 
 

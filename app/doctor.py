@@ -9,7 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 from agent.errors import HabitusError
+from agent.phrase import Phrase
 from app.wiring import home, open_habitus, settings_of
+from app.words import padded, say
 
 Json = dict[str, Any]
 NEEDED = (
@@ -46,7 +48,9 @@ def examine(given: str | None, model: str | None) -> list[Json]:
         missing = [n for n in NEEDED if not _version(n)]
         if missing:
             raise HabitusError(
-                f"Not installed: {', '.join(missing)}.", "Run `make install`, or pip install -e . again."
+                "Not installed: {missing}.",
+                "Run `make install`, or pip install -e . again.",
+                missing=", ".join(missing),
             )
         return ", ".join(f"{n} {_version(n)}" for n in NEEDED[:4])
 
@@ -56,52 +60,59 @@ def examine(given: str | None, model: str | None) -> list[Json]:
         place = path if path.exists() else next(p for p in path.parents if p.exists())
         if not os.access(place, os.W_OK):
             raise HabitusError(
-                f"{place} cannot be written.", "Mend its permissions, or choose another bag with --home."
+                "{place} cannot be written.", "Mend its permissions, or choose another bag with --home.", place=place
             )
-        return str(path) if path.exists() else f"{path} (not made yet)"
+        return str(path) if path.exists() else Phrase("{path} (not made yet)", path=path)
 
     def space() -> str:
         place = next(p for p in (path, *path.parents) if p.exists())
         free = shutil.disk_usage(place).free
         if free < LEAST_FREE:
-            raise HabitusError(f"Only {free // 2**20} MiB are free.", "Free at least 512 MiB before learning.")
-        return f"{free // 2**30} GiB free"
+            raise HabitusError(
+                "Only {free} MiB are free.", "Free at least 512 MiB before learning.", free=free // 2**20
+            )
+        return Phrase("{free} GiB free", free=free // 2**30)
 
     def settings() -> str:
         from agent.settings import warnings
 
-        notes = warnings(settings_of(path, model))
-        return "; ".join(notes) or "all in range"
+        notes = {f"note{i}": note for i, note in enumerate(warnings(settings_of(path, model)))}
+        return Phrase(" ".join(f"{{{name}}}" for name in notes), **notes) if notes else Phrase("all in range")
 
-    installed = check("packages", packages)
-    check("bag", writable)
-    check("disk", space)
-    sound = check("settings", settings)
+    installed = check(Phrase("packages"), packages)
+    check(Phrase("bag"), writable)
+    check(Phrase("disk"), space)
+    sound = check(Phrase("settings"), settings)
     if installed and sound:
         habitus = open_habitus(given, model)
 
         def ledger() -> str:
             if not (path / "ledger.db").exists():
-                return "not begun yet"
+                return Phrase("not begun yet")
             wrong = habitus.bag.ledger.verify()
             if wrong:
-                raise HabitusError(f"{wrong[0]} ({len(wrong)} in all).", "Restore ledger.db from a copy of the bag.")
-            return "the chain holds"
+                raise HabitusError(
+                    "{first} ({count} in all).",
+                    "Restore ledger.db from a copy of the bag.",
+                    first=wrong[0],
+                    count=len(wrong),
+                )
+            return Phrase("the chain holds")
 
         def speaks() -> str:
             body = habitus.bag.body
-            return f"{habitus.bag.settings.model.name}, digest {body.digest[:12]}"
+            return Phrase("{model}, digest {digest}", model=habitus.bag.settings.model.name, digest=body.digest[:12])
 
         def adapters() -> str:
             if not (path / "ledger.db").exists():
-                return "none"
+                return Phrase("none")
             who = habitus.bag.selves.current()
             voice = habitus.bag.selves.voice(who)
-            return f"{who.id} wears {len(voice.parts)}, unaltered"
+            return Phrase("{who} wears {count}, unaltered", who=who.id, count=len(voice.parts))
 
-        check("ledger", ledger)
-        if check("model", speaks):
-            check("adapters", adapters)
+        check(Phrase("ledger"), ledger)
+        if check(Phrase("model"), speaks):
+            check(Phrase("adapters"), adapters)
     return found
 
 
@@ -115,6 +126,6 @@ def _version(name: str) -> str:
 def show(findings: list[Json]) -> None:
     """One line each, and the mend below."""
     for f in findings:
-        print(f"{'✓' if f['ok'] else '✗'} {f['name']:<9} {f['detail']}")
+        print(f"{'✓' if f['ok'] else '✗'} {padded(say(f['name']), 9)} {say(f['detail'])}")
         if f["mend"]:
-            print(f"    → {f['mend']}")
+            print(f"    → {say(f['mend'])}")

@@ -20,6 +20,7 @@ from agent.learning.data import digest, is_probe
 from agent.learning.proposing import file_release, refile, stale
 from agent.learning.running import check_approved
 from agent.models.chat import to_message
+from agent.phrase import Phrase
 from agent.ports import BASE, Prompt, Voice
 from agent.records import (
     Decision,
@@ -60,7 +61,9 @@ class Habitus:
             NotFoundError: the named thread holds no turn.
         """
         if thread and mode == "growth" and not self.bag.ledger.all(Turn, parent=thread):
-            raise NotFoundError(f"There is no conversation {thread!r}.", "Leave --thread out to begin a new one.")
+            raise NotFoundError(
+                "There is no conversation {thread!r}.", "Leave --thread out to begin a new one.", thread=thread
+            )
         return Conversation(self, thread or new_thread(), mode)
 
     def ask(self, texts: Sequence[str], with_rules: bool = True, name: str = "") -> list[Json]:
@@ -91,7 +94,7 @@ class Habitus:
         if any(r.text == rule for r in now.rules):
             return self.bag.selves.current()
         habit = self.bag.ledger.add(Habit(rule=rule, scope=(language_of(rule),)))
-        return self.bag.selves.wear(lambda mask: with_rule(mask, rule, habit.id), "mask add")
+        return self.bag.selves.wear(lambda mask: with_rule(mask, rule, habit.id), Phrase("mask add"))
 
     def mask_drop(self, number: int) -> Self:
         """Take the rule shown under ``number`` (from 1) out of the mask."""
@@ -107,8 +110,10 @@ class Habitus:
             unknown = set(table) - {"persona", "mood", "rules", "few_shot"}
             if unknown:
                 raise UsageError(
-                    f"{file} sets {sorted(unknown)}, which a mask does not have.",
+                    "{file} sets {unknown}, which a mask does not have.",
                     "It may hold persona, mood, rules, few_shot.",
+                    file=file,
+                    unknown=", ".join(sorted(unknown)),
                 )
             if not isinstance(table.get("rules", []), list):
                 raise TypeError("rules is a list of sentences")
@@ -119,10 +124,13 @@ class Habitus:
             Mask.model_validate({**self.bag.selves.current().mask.model_dump(), **table})
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ValidationError, TypeError) as error:
             raise UsageError(
-                f"{file} cannot be worn: {str(error).splitlines()[0]}", 'Example: persona = "…"\\nrules = ["…"]'
+                "{file} cannot be worn: {reason}",
+                'Example: persona = "…"\\nrules = ["…"]',
+                file=file,
+                reason=str(error).splitlines()[0],
             ) from error
         return self.bag.selves.wear(
-            lambda mask: Mask.model_validate({**mask.model_dump(), **table}), f"mask use {file.name}"
+            lambda mask: Mask.model_validate({**mask.model_dump(), **table}), Phrase("mask use {file}", file=file.name)
         )
 
     # -- learning ------------------------------------------------------------------------------
@@ -142,7 +150,7 @@ class Habitus:
             "verdicts": [{"turn_id": v.turn, "value": v.value, "kind": v.kind, "reason": v.reason} for v in verdicts],
             "proposals": state["proposals"],
             "abstained": state["abstained"],
-            "reason": state["reason"] or ("" if state["verdicts"] else "nothing new was said"),
+            "reason": state["reason"] or ("" if state["verdicts"] else Phrase("nothing new was said")),
             "diary": state["diary"],
         }
 
@@ -189,12 +197,18 @@ class Habitus:
                 return summary(self.bag.ledger.get(Proposal, ref))
             if p.status != "waiting":
                 raise ConflictError(
-                    f"{ref} is {p.status} already.", "See `habitus proposals`; a decision is made once."
+                    "{ref} is {status} already.",
+                    "See `habitus proposals`; a decision is made once.",
+                    ref=ref,
+                    status=Phrase(p.status),
                 )
             if shown != p.digest:
                 raise ConflictError(
-                    f"{ref} is not what you were shown: its digest is {p.digest[:12]}…, not {shown[:12]}….",
-                    f"Read it again with `habitus proposals show {ref}`.",
+                    "{ref} is not what you were shown: its digest is {now}…, not {shown}….",
+                    "Read it again with `habitus proposals show {ref}`.",
+                    ref=ref,
+                    now=p.digest[:12],
+                    shown=shown[:12],
                 )
             self._answer(p, {"verdict": verdict, "digest": shown, "note": note})
             return summary(self.bag.ledger.get(Proposal, ref))
@@ -219,7 +233,12 @@ class Habitus:
         ledger = self.bag.ledger
         p = ledger.get(Proposal, ref)
         if p.status not in ("waiting", "approved"):
-            raise ConflictError(f"{ref} is {p.status} already and cannot be edited.", "See `habitus proposals`.")
+            raise ConflictError(
+                "{ref} is {status} already and cannot be edited.",
+                "See `habitus proposals`.",
+                ref=ref,
+                status=Phrase(p.status),
+            )
         change: Json = {}
         if file is not None:
             try:
@@ -235,22 +254,29 @@ class Habitus:
                     change["method"] = given["method"]
             except (OSError, ValueError, AttributeError, TypeError) as error:
                 raise UsageError(
-                    f"{file} is no edited proposal: {str(error).splitlines()[0]}",
-                    f"Start from `habitus proposals show {ref} --json`.",
+                    "{file} is no edited proposal: {reason}",
+                    "Start from `habitus proposals show {ref} --json`.",
+                    file=file,
+                    reason=str(error).splitlines()[0],
+                    ref=ref,
                 ) from error
         examples = change.get("examples", p.examples)
         wrong = [n for n in drop if not 1 <= n <= len(examples)]
         if wrong:
-            raise UsageError(f"{ref} has no example {wrong[0]}.", f"It has 1 to {len(examples)}.")
+            raise UsageError(
+                "{ref} has no example {number}.", "It has 1 to {count}.", ref=ref, number=wrong[0], count=len(examples)
+            )
         examples = tuple(e for i, e in enumerate(examples, 1) if i not in drop)
         leaks = [e.prompt for e in examples if is_probe(e.prompt)]
         if leaks:
             raise UsageError(
-                f"An example is one of the gate's questions: {leaks[0]!r}.", "Change it: the exam must stay unseen."
+                "An example is one of the gate's questions: {leak!r}.",
+                "Change it: the exam must stay unseen.",
+                leak=leaks[0],
             )
         if not any(e.habit == p.habit for e in examples) and p.kind == "learn":
             raise UsageError(
-                "Nothing of the habit itself would be left.", f"To refuse it, `habitus veto {ref} --reason …`."
+                "Nothing of the habit itself would be left.", "To refuse it, `habitus veto {ref} --reason …`.", ref=ref
             )
         try:
             changed = Proposal.model_validate(
@@ -260,7 +286,11 @@ class Habitus:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
             raise UsageError(
-                f"{where}: {first['msg']}.", f"Start from `habitus proposals show {ref} --json`."
+                "{where}: {reason}.",
+                "Start from `habitus proposals show {ref} --json`.",
+                where=where,
+                reason=first["msg"],
+                ref=ref,
             ) from error
         if not changed.scope:
             raise UsageError("A habit needs a scope.", 'It may be ["ko"], ["en"] or both.')
@@ -375,7 +405,7 @@ class Habitus:
             now = bag.selves.current()
             inside = ref in {p.habit for p in now.parts}
             if habit.stage == "released" and not inside:
-                raise ConflictError(f"{ref} is forgotten already.", "See `habitus self log`.")
+                raise ConflictError("{ref} is forgotten already.", "See `habitus self log`.", ref=ref)
             for p in bag.ledger.all(Proposal, parent=ref):
                 if p.status in ("waiting", "approved", "running"):
                     bag.ledger.add(p.model_copy(update={"status": "withdrawn", "note": "forgotten", "at": ""}))
@@ -384,7 +414,7 @@ class Habitus:
             if not inside:
                 bag.ledger.add(habit.model_copy(update={"stage": "released", "at": ""}))
                 return {"habit": ref, "self": bag.selves.current().id, "gate": None}
-            proposal = file_release(bag, habit, "The person asked to forget it.")
+            proposal = file_release(bag, habit, Phrase("The person asked to forget it."))
             self._answer(
                 proposal, {"verdict": "approve", "digest": proposal.digest, "note": "forget is the person's decision"}
             )

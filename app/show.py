@@ -6,6 +6,8 @@ import sys
 import unicodedata
 from typing import Any
 
+from app.words import padded, recorded, say
+
 Json = dict[str, Any]
 _MARK = {
     "waiting": "…",
@@ -43,141 +45,156 @@ def progress(what: str, details: Json) -> None:
         return
     if what == "train" and "loss" in details:
         done = int(20 * details["step"] / details["of"])
-        end = "\n" if details["step"] >= details["of"] else ""
-        print(
-            f"\r  training {'█' * done}{'░' * (20 - done)} step {details['step']}/{details['of']}  loss {details['loss']:.4f}",
-            end=end,
-            file=sys.stderr,
-            flush=True,
-        )
+        bar, end = "█" * done + "░" * (20 - done), "\n" if details["step"] >= details["of"] else ""
+        line = say("training {bar} step {step}/{of}  loss {loss:.4f}", bar=bar, **details)
+        print(f"\r  {line}", end=end, file=sys.stderr, flush=True)
         return
-    text = {
-        "train": f"  training: {details.get('stage', 'starting')}"
-        + (f" ({details['rows']} rows)" if "rows" in details else ""),
-        "examine": "  the gate examines the new weights …",
-        "promote": f"  {details.get('self', '')} speaks now",
-    }.get(what)
-    if text is None:
-        arguments = details.get("arguments", {})
-        said = {"judge": f"{arguments.get('kind', '')} {arguments.get('value', '')}", "propose": arguments.get("rule", arguments.get("reason", "")),
-                "write": details.get("result", ""), "schedule": details.get("result", "")}.get(what, details.get("result", ""))  # fmt: skip
-        text = f"  {what}: {details.get('tool', '')} {visible(str(said)).strip()}"
-    print(text, file=sys.stderr, flush=True)
+    match what:
+        case "train":
+            stages = {
+                "loading": say("loading"),
+                "teacher": say("teacher"),
+                "training": say("training"),
+                "done": say("done"),
+            }
+            text = say("training: {stage}", stage=stages.get(details.get("stage", ""), say("starting")))
+            if "rows" in details:
+                text += say(" ({rows} rows)", rows=details["rows"])
+        case "examine":
+            text = say("the gate examines the new weights …")
+        case "promote":
+            text = say("{who} speaks now", who=details["self"])
+        case _:
+            arguments = details.get("arguments", {})
+            came = recorded(details.get("result", ""))
+            if what == "judge":
+                came = f"{say(str(arguments.get('kind', '')))} {arguments.get('value', '')}"
+            elif what == "propose":
+                came = arguments.get("rule", arguments.get("reason", ""))
+            text = f"{say(what)}: {details.get('tool', '')} {visible(str(came)).strip()}"
+    print(f"  {text}", file=sys.stderr, flush=True)
 
 
 def mask(who: Json) -> None:
     """The mask of a self."""
     worn = who["mask"]
     for language, persona in worn["persona"].items():
-        print(f"persona ({language}): {visible(persona)}")
+        print(say("persona ({language}): {persona}", language=language, persona=visible(persona)))
     if worn["mood"]:
-        print(f"mood: {visible(worn['mood'])}")
+        print(say("mood: {mood}", mood=visible(worn["mood"])))
     for number, rule in enumerate(worn["rules"], 1):
         habit = f"  ({rule['habit']})" if rule["habit"] else ""
         print(f"{number}. [{'+'.join(rule['scope'])}] {visible(rule['text'])}{habit}")
     if not worn["rules"]:
-        print("The mask holds no rules.")
+        print(say("The mask holds no rules."))
     for user, reply in worn["few_shot"]:
-        print(f"  e.g. {visible(user)} → {visible(reply)}")
+        print(say("  e.g. {user} → {reply}", user=visible(user), reply=visible(reply)))
 
 
 def rumination(r: Json) -> None:
     """What a pass came to."""
     for v in r["verdicts"]:
-        print(f"{v['turn_id']:>5}  {v['value']}  {v['kind']:<11} {visible(v['reason'])}")
+        print(f"{v['turn_id']:>5}  {v['value']}  {padded(say(v['kind']), 11)} {visible(v['reason'])}")
     for ref in r["proposals"]:
-        print(f"It asks to learn: {ref}. Read it with `habitus proposals show {ref}`.")
+        print(say("It asks to learn: {ref}. Read it with `habitus proposals show {ref}`.", ref=ref))
     if r["abstained"]:
-        print(f"It chose to learn nothing: {visible(r['reason'])}")
+        print(say("It chose to learn nothing: {reason}", reason=visible(say(r["reason"]))))
     if r["diary"]:
-        print(f"Diary: {visible(r['diary'])}")
+        print(say("Diary: {entry}", entry=visible(r["diary"])))
 
 
 def proposals(rows: list[Json]) -> None:
     """One line each."""
     for p in rows:
-        print(f"{_MARK[p['status']]} {p['id']:<4} {p['status']:<9} {p['kind']:<8} {p['habit']:<4} {visible(p['rule'])}")
+        status, kind = padded(say(p["status"]), 9), padded(say(p["kind"]), 8)
+        print(f"{_MARK[p['status']]} {p['id']:<4} {status} {kind} {p['habit']:<4} {visible(p['rule'])}")
     if not rows:
-        print("It has proposed nothing yet. Talk with it, then `habitus ruminate`.")
+        print(say("It has proposed nothing yet. Talk with it, then `habitus ruminate`."))
+
+
+def _field(name: str, text: str) -> None:
+    print(f"  {padded(name, 10)} {text}")
 
 
 def proposal(p: Json) -> None:
     """Everything a person needs to judge it."""
-    print(f"{p['id']}: {p['kind']} ({p['status']})   habit {p['habit']}")
-    print(f"  rule      {visible(p['rule'])}")
+    head = {"ref": p["id"], "kind": say(p["kind"]), "status": say(p["status"]), "habit": p["habit"]}
+    print(say("{ref}: {kind} ({status})   habit {habit}", **head))
+    _field(say("rule"), visible(p["rule"]))
     if p["quote"]:
-        print(f"  you said  “{visible(p['quote'])}”")
-    print(f"  why       {visible(p['rationale'])}")
-    print(f"  scope     {', '.join(p['scope'])}    method {p['method']}")
+        _field(say("you said"), f"“{visible(p['quote'])}”")
+    _field(say("why"), visible(say(p["rationale"])))
+    _field(say("scope"), say("{scope}    method {method}", scope=", ".join(p["scope"]), method=p["method"]))
     for t in p["evidence"]:
-        origin = "" if t["source"] == "user" else f"   ! from {t['source']}, not your own words"
-        print(f"  evidence  {t['turn_id']} ({t['at'][:10]}) {visible(t['user'])}{origin}")
-    for kind in ("risks", "conflicts"):
-        for text in p[kind]:
-            print(f"  {kind[:-1]:<9} {visible(text)}")
+        origin = ""
+        if t["source"] != "user":
+            origin = "   " + say("! from {source}, not your own words", source=say(t["source"]))
+        _field(say("evidence"), f"{t['turn_id']} ({t['at'][:10]}) {visible(t['user'])}{origin}")
+    for text in p["risks"]:
+        _field(say("risk"), visible(recorded(text)))
+    for text in p["conflicts"]:
+        _field(say("conflict"), visible(text))
     if p["preview"]:
-        print("\n  Before and after:")
+        print("\n  " + say("Before and after:"))
         for x in p["preview"]:
-            print(
-                f"    {visible(x['prompt'])}\n      now    {visible(x['before'])}\n      then   {visible(x['after'])}"
-            )
+            print(f"    {visible(x['prompt'])}")
+            print(f"      {padded(say('now'), 6)} {visible(x['before'])}")
+            print(f"      {padded(say('then'), 6)} {visible(x['after'])}")
     if p["examples"]:
-        print(f"\n  {len(p['examples'])} examples would be trained on, these and no others:")
+        print("\n  " + say("{count} examples would be trained on, these and no others:", count=len(p["examples"])))
     for e in p["examples"]:
-        where = f" from {e['source']}" if e["source"] else ""
-        kept = f"  [with: {' '.join(e['rules'])}]" if e["rules"] else ""
-        frame = "" if e["frame"] == "plain" else f" ({e['frame']})"
-        print(
-            f"  {e['n']:>4} {e['origin']}{where}{frame}  {visible(e['prompt'])} → {visible(e['completion'])}{visible(kept)}"
-        )
+        where = say(" from {turn}", turn=e["source"]) if e["source"] else ""
+        kept = "  " + say("[with: {rules}]", rules=visible(" ".join(e["rules"]))) if e["rules"] else ""
+        frame = "" if e["frame"] == "plain" else f" ({say(e['frame'])})"
+        said = f"{visible(e['prompt'])} → {visible(e['completion'])}"
+        print(f"  {e['n']:>4} {say(e['origin'])}{where}{frame}  {said}{kept}")
     for rules in dict.fromkeys(tuple(e["teacher"]) for e in p["examples"] if e["habit"] == p["habit"]):
-        print(f"\n  taught by the frozen base under: {visible(' · '.join(rules))}")
+        print("\n  " + say("taught by the frozen base under: {rules}", rules=visible(" · ".join(rules))))
     for language, persona in p["config"].get("personas", {}).items():
-        print(f"  persona ({language}): {visible(persona)}")
+        print("  " + say("persona ({language}): {persona}", language=language, persona=visible(persona)))
     if p["config"]:
-        numbers = ", ".join(f"{k} {v}" for k, v in p["config"].items() if not isinstance(v, dict | list))
-        print(f"\n  training  {numbers}")
+        print()
+        _field(say("training"), ", ".join(f"{k} {v}" for k, v in p["config"].items() if not isinstance(v, dict | list)))
     if p["gate"]:
         gate(p["gate"])
-    print(f"  digest    {p['digest']}")
+    _field(say("digest"), p["digest"])
 
 
 def gate(report: Json) -> None:
     """The exam's table."""
     for probe in report["probes"]:
-        mark = "✓" if probe["passed"] else "✗"
-        print(
-            f"    {mark} {probe['name']:<12} before {probe['before']:>6.1%}  after {probe['after']:>6.1%}  needs {probe['threshold']:.0%}  of {probe['count']}  {probe['detail']}"
-        )
+        mark, name = "✓" if probe["passed"] else "✗", padded(recorded(probe["name"]), 12)
+        numbers = say("before {before:>6.1%}  after {after:>6.1%}  needs {threshold:.0%}  of {count}", **probe)
+        print(f"    {mark} {name} {numbers}  {recorded(probe['detail'])}")
 
 
 def decided(p: Json) -> None:
     """A proposal after a decision."""
     following = {
-        "approved": "`habitus learn` trains it.",
-        "waiting": f"It waits for your decision: `habitus proposals show {p['id']}`.",
+        "approved": say("`habitus learn` trains it."),
+        "waiting": say("It waits for your decision: `habitus proposals show {ref}`.", ref=p["id"]),
     }
-    print(f"{p['id']} is {p['status']}. {following.get(p['status'], '')}".strip())
+    done = say("{ref} is {status}.", ref=p["id"], status=say(p["status"]))
+    print(f"{done} {following.get(p['status'], '')}".strip())
 
 
 def learned(rows: list[Json]) -> None:
     """What training came to."""
     if not rows:
-        print("Nothing is approved, so nothing was learned.")
+        print(say("Nothing is approved, so nothing was learned."))
     for r in rows:
-        s = r["seconds"]
         if r.get("replaced_by"):
-            print(
-                f"{r['proposal']} no longer fits the weights of now; {r['replaced_by']} takes its place and waits for you."
-            )
+            print(say("{ref} no longer fits the weights of now; {fresh} takes its place and waits for you.",
+                      ref=r["proposal"], fresh=r["replaced_by"]))  # fmt: skip
             continue
         if r["promoted"]:
-            print(f"{r['proposal']} passed the gate: {r['self']} speaks now.")
+            print(say("{ref} passed the gate: {who} speaks now.", ref=r["proposal"], who=r["self"]))
         else:
-            broke = ", ".join(p["name"] for p in r["gate"]["probes"] if not p["passed"])
-            print(f"{r['proposal']} did not pass the gate ({broke}); {r['self']} goes on speaking.")
+            broke = ", ".join(recorded(p["name"]) for p in r["gate"]["probes"] if not p["passed"])
+            print(say("{ref} did not pass the gate ({broke}); {who} goes on speaking.",
+                      ref=r["proposal"], broke=broke, who=r["self"]))  # fmt: skip
         gate(r["gate"])
-        print(f"    train {s['train']:.1f} s, gate {s['gate']:.1f} s, swap {s['swap']:.1f} s")
+        print("    " + say("train {train:.1f} s, gate {gate:.1f} s, swap {swap:.1f} s", **r["seconds"]))
 
 
 def slept(r: Json) -> None:
@@ -188,25 +205,27 @@ def slept(r: Json) -> None:
 
 def self_(who: Json) -> None:
     """Who speaks."""
-    print(f"{who['name']}  (base {who['base'][:12]}, {who['cause']}, {who['at'][:19]})")
+    made = {"base": who["base"][:12], "cause": recorded(who["cause"]), "at": who["at"][:19]}
+    print(say("{name}  (base {base}, {cause}, {at})", name=who["name"], **made))
     for part in who["parts"]:
-        print(f"  {part['habit']:<4} in {part['adapter']} × {part['weight']} ({part['stage']})")
+        worn = {"adapter": part["adapter"], "weight": part["weight"], "stage": say(part["stage"])}
+        print("  " + say("{habit:<4} in {adapter} × {weight} ({stage})", habit=part["habit"], **worn))
     if not who["parts"]:
-        print("  no adapters: the base itself")
+        print("  " + say("no adapters: the base itself"))
     mask(who)
-    print("sampling: " + ", ".join(f"{k} {v}" for k, v in who["sampling"].items() if v not in (None, [], {})))
+    set_ = ", ".join(f"{k} {v}" for k, v in who["sampling"].items() if v not in (None, [], {}))
+    print(say("sampling: {values}", values=set_))
 
 
 def self_log(rows: list[Json]) -> None:
     """How it came to be."""
     for r in rows:
-        print(
-            f"{r['at'][:19]}  {r['name']}  {r['cause']:<22} habits {', '.join(r['habits']) or '–'}   rules {len(r['rules'])}"
-        )
+        held = say("habits {habits}   rules {rules}", habits=", ".join(r["habits"]) or "–", rules=len(r["rules"]))
+        print(f"{r['at'][:19]}  {r['name']}  {padded(recorded(r['cause']), 22)} {held}")
 
 
 def forgotten(r: Json) -> None:
     """What forgetting came to."""
-    print(f"{r['habit']} is let go; {r['self']} speaks now.")
+    print(say("{habit} is let go; {who} speaks now.", habit=r["habit"], who=r["self"]))
     if r["gate"]:
         gate(r["gate"])

@@ -16,6 +16,7 @@ from langgraph.runtime import Runtime
 
 from agent.bag import Bag, living, settled
 from agent.learning.proposing import draft_rows
+from agent.phrase import Phrase
 from agent.records import Abstention, Call, Diary, Draft, Habit, Proposal, Turn, Verdict
 from agent.settings import GREEDY
 from graphs.context import Context
@@ -145,7 +146,7 @@ def _shortlist(state: State, runtime: Runtime[Context]) -> State:
         open_ = [t for t in new if verdicts[t].kind != "secret"]
         seeds = [open_[-SHOWN // 2 :]]  # nothing stands out: the model may still see something, or abstain
         if not open_:  # secrets are not even shown
-            bag.ledger.add(Abstention(phase="propose", reason="only secrets were told", turns=tuple(new)))
+            bag.ledger.add(Abstention(phase="propose", reason=Phrase("only secrets were told"), turns=tuple(new)))
     seeds = [s for s in seeds if s]
     return {"seeds": seeds[: 3 * max(1, bag.settings.rumination.proposals)]}
 

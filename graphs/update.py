@@ -117,8 +117,9 @@ def _examine(state: State, runtime: Runtime[Context]) -> State:
     name = run.adapter if run else ""
     if stale(bag, proposal):
         raise ConflictError(
-            f"The weights changed while {proposal.id} was trained; it no longer fits beside them.",
+            "The weights changed while {ref} was trained; it no longer fits beside them.",
             "Run `habitus learn` again: it is put before you anew.",
+            ref=proposal.id,
         )
     for report in bag.ledger.all(GateReport, parent=proposal.id):
         if report.adapter == name:

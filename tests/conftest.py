@@ -11,6 +11,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
+@pytest.fixture(autouse=True)
+def english(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests read English output, whatever the language of the person who runs them."""
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
+
+
 @pytest.fixture(scope="session")
 def tok() -> PreTrainedTokenizerFast:
     """The seedling's tokenizer, built from its corpus; no weights."""

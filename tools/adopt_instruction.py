@@ -2,6 +2,7 @@ from typing import Annotated
 
 from pydantic import StringConstraints
 
+from agent.phrase import Phrase
 from agent.records import Habit, Mask, Rule
 from prompts import language_of
 from tools.base import Desk, tool
@@ -20,5 +21,5 @@ def adopt_instruction(desk: Desk, rule: Annotated[str, StringConstraints(min_len
             return mask
         return mask.model_copy(update={"rules": (*mask.rules, Rule(text=rule, scope=habit.scope, habit=habit.id))})
 
-    desk.bag.selves.wear(adopted, f"adopted {habit.id}")
+    desk.bag.selves.wear(adopted, Phrase("adopted {habit}", habit=habit.id))
     return "ok"

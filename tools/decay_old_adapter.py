@@ -3,6 +3,7 @@ from typing import Annotated
 from pydantic import Field, StringConstraints
 
 from agent.learning.proposing import file_decay
+from agent.phrase import Phrase
 from tools.base import Desk, ToolError, tool
 
 
@@ -21,4 +22,4 @@ def decay_old_adapter(
         raise ToolError(f"the weight is {now} now; fading goes below it")
     proposal = file_decay(desk.bag, desk.habits[habit], weight, reason)
     desk.proposals.append(proposal)
-    return f"{proposal.id} waits for the person"
+    return Phrase("{ref} waits for the person", ref=proposal.id)

@@ -3,6 +3,7 @@ from typing import Annotated
 from pydantic import StringConstraints
 
 from agent.learning.proposing import draft_rows, file_learning
+from agent.phrase import Phrase
 from agent.records import Method
 from tools.base import Desk, ToolError, tool
 
@@ -21,4 +22,4 @@ def schedule_lora_update(
         raise ToolError("the draft holds no examples yet")
     proposal = file_learning(desk.bag, desk.draft, method, reason)
     desk.proposals.append(proposal)
-    return f"{proposal.id} waits for the person"
+    return Phrase("{ref} waits for the person", ref=proposal.id)

@@ -3,6 +3,7 @@ from typing import Annotated
 from pydantic import Field, StringConstraints
 
 from agent.learning.data import is_probe, near_duplicate
+from agent.phrase import Phrase
 from prompts import language_of
 from tools.base import Desk, ToolError, tool
 
@@ -25,4 +26,4 @@ def write_examples(
             kept.append(prompt)
     new = len(kept) - len(desk.draft.prompts)
     desk.draft = desk.bag.ledger.add(desk.draft.model_copy(update={"prompts": tuple(kept)}))
-    return f"kept {new} of {len(prompts)}"
+    return Phrase("kept {kept} of {count}", kept=new, count=len(prompts))

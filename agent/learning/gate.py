@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from agent.bag import Toolboxes
 from agent.learning.data import bank, framed, literals
 from agent.models.calls import parse
+from agent.phrase import Phrase
 from agent.ports import BASE, Body, Prompt, Voice
 from agent.records import Frame, Habit, Probe, Purpose
 from agent.settings import GateTable
@@ -54,10 +55,10 @@ def examine(exam: Exam) -> tuple[bool, tuple[Probe, ...], float]:
         case "release":
             probes = [_released(exam)]
         case "decay":
-            probes = [_habit(exam, exam.habit, "habit", 0.0)]
+            probes = [_habit(exam, exam.habit, Phrase("habit"), 0.0)]
         case _:
-            probes = [_habit(exam, exam.habit, "habit", exam.table.habit)]
-    probes += [_habit(exam, h, f"earlier {h.id}", exam.table.earlier) for h in exam.earlier]
+            probes = [_habit(exam, exam.habit, Phrase("habit"), exam.table.habit)]
+    probes += [_habit(exam, h, Phrase("earlier {habit}", habit=h.id), exam.table.earlier) for h in exam.earlier]
     probes += [_unrelated(exam), _rules(exam), _tools(exam)]
     return all(p.passed for p in probes), tuple(probes), round(time.monotonic() - started, 2)
 
@@ -74,7 +75,7 @@ def _probe(
     """Passed: enough questions, at or above the threshold, and not far below the self that speaks now."""
     n = len(after)
     if n < least:
-        detail = f"only {n} usable probes, {least} needed"
+        detail = Phrase("only {n} usable probes, {least} needed", n=n, least=least)
         return Probe(name=name, before=0, after=0, threshold=threshold, passed=False, count=n, detail=detail)
     b, a = round(sum(before) / n, 4), round(sum(after) / n, 4)
     return Probe(
@@ -126,7 +127,8 @@ def _habit(exam: Exam, habit: Habit, name: str, threshold: float) -> Probe:
             results += [ok and all(w in a for w in words) for ok, a in zip(good, answers, strict=True)]
         exact += sum(a == t for a, t in zip(answers, taught, strict=True))
     least = exam.table.least if fewest >= exam.table.least else len(after) + 1
-    return _probe(name, before, after, threshold, least, exam.table.drop, f"word for word {exact}/{len(after)}")
+    detail = Phrase("word for word {exact}/{count}", exact=exact, count=len(after))
+    return _probe(name, before, after, threshold, least, exam.table.drop, detail)
 
 
 def _released(exam: Exam) -> Probe:
@@ -140,7 +142,7 @@ def _released(exam: Exam) -> Probe:
             results += [
                 not any(w in a for w in words) if words else a != t for a, t in zip(answers, taught, strict=True)
             ]
-    return _probe("released", before, after, exam.table.habit, exam.table.least, exam.table.drop)
+    return _probe(Phrase("released"), before, after, exam.table.habit, exam.table.least, exam.table.drop)
 
 
 def _unrelated(exam: Exam) -> Probe:
@@ -157,7 +159,7 @@ def _unrelated(exam: Exam) -> Probe:
             results += [a == b for a, b in zip(exam.body.answers(prompts, voice), base, strict=True)]
     if not outside:  # nothing is out of scope: being judged is still something else
         return _judged(exam)
-    return _probe("unrelated", before, after, exam.table.unrelated, exam.table.least, exam.table.drop)
+    return _probe(Phrase("unrelated"), before, after, exam.table.unrelated, exam.table.least, exam.table.drop)
 
 
 def _judged(exam: Exam) -> Probe:
@@ -171,13 +173,13 @@ def _judged(exam: Exam) -> Probe:
         for voice, results in ((exam.speaking[language], before), (exam.candidate[language], after)):
             results += [a == b for a, b in zip(exam.body.answers(prompts, voice), base, strict=True)]
     return _probe(
-        "unrelated",
+        Phrase("unrelated"),
         before,
         after,
         exam.table.unrelated,
         exam.table.least,
         exam.table.drop,
-        "judgements, as no language is out of scope",
+        Phrase("judgements, as no language is out of scope"),
     )
 
 
@@ -210,7 +212,7 @@ def _rules(exam: Exam) -> Probe:
                 g >= exam.table.agreement and all(w in a for w in words[i])
                 for i, g, a in zip(usable, agree, answers, strict=True)
             ]
-    return _probe("rules", before, after, exam.table.rules, exam.table.least, exam.table.drop)
+    return _probe(Phrase("rules"), before, after, exam.table.rules, exam.table.least, exam.table.drop)
 
 
 def _tools(exam: Exam) -> Probe:
@@ -227,7 +229,7 @@ def _tools(exam: Exam) -> Probe:
             for voice, results in ((exam.speaking[language], before), (exam.candidate[language], after)):
                 said = exam.body.answers([prompts[i] for i in usable], voice)
                 results += [_called(a) == base[i] for i, a in zip(usable, said, strict=True)]
-    return _probe("tools", before, after, exam.table.tools, exam.table.least, exam.table.drop)
+    return _probe(Phrase("tools"), before, after, exam.table.tools, exam.table.least, exam.table.drop)
 
 
 def _called(text: str) -> str:

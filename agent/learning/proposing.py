@@ -6,6 +6,7 @@ from typing import Any
 
 from agent.bag import Bag, living
 from agent.learning.data import digest, framed, is_probe, literals, near_duplicate, rows
+from agent.phrase import Phrase
 from agent.ports import BASE
 from agent.records import Draft, Example, Habit, Mask, Method, Proposal, Turn, Verdict
 from agent.settings import profile
@@ -206,10 +207,17 @@ def _risks(habit: Habit, examples: tuple[Example, ...]) -> tuple[str, ...]:
     found = []
     missing = [e for e in own if words and not all(w in e.completion for w in words) and e.frame == "plain"]
     if missing:
-        found.append(f"{len(missing)}/{len(own)} answers do not show {', '.join(words)}")
+        found.append(
+            Phrase(
+                "{missing}/{own} answers do not show {words}",
+                missing=len(missing),
+                own=len(own),
+                words=", ".join(words),
+            )
+        )
     invented = sum(e.origin == "invented" for e in own)
     if own and invented > len(own) / 2:
-        found.append(f"{invented}/{len(own)} prompts are invented")
+        found.append(Phrase("{invented}/{own} prompts are invented", invented=invented, own=len(own)))
     return tuple(found)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from agent.bag import Bag
 from agent.errors import ConflictError, LearningError
 from agent.learning.data import digest
+from agent.phrase import Phrase
 from agent.records import Decision, Proposal, Run
 from agent.selves import digest_of
 
@@ -30,11 +31,12 @@ def check_approved(bag: Bag, proposal: Proposal) -> None:
     last = decisions[-1] if decisions else None
     found = digest(proposal.examples, proposal.config, bag.body.digest)
     if last is None or last.verdict != "approve":
-        raise ConflictError(f"{proposal.id} was not approved.", f"Read it with `habitus proposals show {proposal.id}`.")
+        raise ConflictError("{ref} was not approved.", "Read it with `habitus proposals show {ref}`.", ref=proposal.id)
     if not last.digest == proposal.digest == found:
         raise ConflictError(
-            f"{proposal.id} is not what was approved: data, configuration or base have changed since.",
+            "{ref} is not what was approved: data, configuration or base have changed since.",
             "Nothing was trained. Veto it and let it be proposed again.",
+            ref=proposal.id,
         )
 
 
@@ -95,12 +97,16 @@ def train(bag: Bag, proposal: Proposal, progress: Callable[[dict[str, Any]], Non
     common = {"proposal": proposal.id, "base": proposal.base, "data": proposal.digest, "config": proposal.config}
     if code != 0 or last.get("stage") != "done":
         reason = {
-            3: "the data is not what was approved",
-            4: f"row {last.get('row')} is longer than [training] context_length",
-        }.get(code, f"it ended with code {code}")
+            3: Phrase("the data is not what was approved"),
+            4: Phrase("row {row} is longer than [training] context_length", row=last.get("row")),
+        }.get(code, Phrase("it ended with code {code}", code=code))
         bag.ledger.add(Run.model_validate({**common, "failure": reason}))
         raise LearningError(
-            f"The training of {proposal.id} failed: {reason}.", f"Its log is {log}; `habitus learn` tries again."
+            "The training of {ref} failed: {reason}.",
+            "Its log is {log}; `habitus learn` tries again.",
+            ref=proposal.id,
+            reason=reason,
+            log=log,
         )
     fingerprint = digest_of(work / "adapter")
     name = f"a-{proposal.id}-{fingerprint[:8]}"

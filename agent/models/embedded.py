@@ -100,13 +100,17 @@ class EmbeddedBody:
             self.model: Any = AutoModelForCausalLM.from_pretrained(where, dtype=dtype).to(device).eval()
         except Exception as error:  # transformers raises many kinds for a missing or broken model
             raise ModelError(
-                f"The model {table.name!r} cannot be loaded: {str(error).strip().splitlines()[0]}",
+                "The model {name!r} cannot be loaded: {reason}",
                 "Set [model] name in habitus.toml (or --model) to a directory with a Llama, or to 'seedling'.",
+                name=table.name,
+                reason=str(error).strip().splitlines()[0],
             ) from error
         if table.template:
             self.tok.chat_template = Path(table.template).read_text("utf-8")
         if self.tok.chat_template is None:
-            raise ModelError(f"The model {table.name!r} has no chat template.", "Set [model] template to a Jinja file.")
+            raise ModelError(
+                "The model {name!r} has no chat template.", "Set [model] template to a Jinja file.", name=table.name
+            )
         if self.tok.pad_token_id is None:
             self.tok.pad_token = self.tok.eos_token
         self._path = Path(getattr(self.model.config, "_name_or_path", where) or where)
@@ -165,8 +169,10 @@ class EmbeddedBody:
         ids: list[int] = self.tok(self.text_of(prompt), add_special_tokens=False)["input_ids"]
         if len(ids) >= self.context - 8:
             raise ModelError(
-                f"The prompt has {len(ids)} tokens; the model reads {self.context}.",
+                "The prompt has {count} tokens; the model reads {context}.",
                 "Shorten the message, or lower [model] history in habitus.toml.",
+                count=len(ids),
+                context=self.context,
             )
         return ids
 
@@ -231,7 +237,7 @@ class EmbeddedBody:
         if tool_choice not in ("required", "any"):
             tools = [t for t in tools if t.get("function", t)["name"] == tool_choice]
         if not tools:
-            raise ModelError(f"The tool {tool_choice!r} is not among those offered.")
+            raise ModelError("The tool {tool!r} is not among those offered.", tool=tool_choice)
         return Constraint(self.tok, tools)
 
     def answers(self, prompts: Sequence[Prompt], voice: Voice, max_tokens: int = 120) -> list[str]:
@@ -339,8 +345,10 @@ class EmbeddedBody:
                 self._peft.eval()
         except Exception as error:
             raise ModelError(
-                f"The adapter {path.name} cannot be worn: {str(error).strip().splitlines()[0]}",
+                "The adapter {adapter} cannot be worn: {reason}",
                 "Run `habitus doctor`; `habitus rollback` returns to an earlier self.",
+                adapter=path.name,
+                reason=str(error).strip().splitlines()[0],
             ) from error
 
 

@@ -59,7 +59,7 @@ class _Rules:
             name = f"TEXT_{len(self.lines)}"
             self.lines.append(_TEXT.format(n=len(self.lines), most=schema.get("maxLength", 400)))
             return f'"\\"" {name} "\\""'
-        raise ModelError(f"A tool schema uses a type the grammar does not know: {kind!r}.")
+        raise ModelError("A tool schema uses a type the grammar does not know: {kind!r}.", kind=kind)
 
 
 def _literal(text: str) -> str:
@@ -93,7 +93,7 @@ class Constraint:
         grammar = llguidance.grammar_from("lark", lark(tools))
         self._matcher = llguidance.LLMatcher(guide, grammar)
         if error := self._matcher.get_error():
-            raise ModelError(f"The tool grammar is not valid: {error}")
+            raise ModelError("The tool grammar is not valid: {error}", error=error)
         self._size = len(tok)
         self.eos = tok.eos_token_id
 
