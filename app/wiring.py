@@ -34,7 +34,7 @@ def settings_of(path: Path, model: str | None = None) -> Settings:
 def open_bag(path: Path, settings: Settings) -> Bag:
     """The bag with its body and toolboxes chosen; nothing heavy is loaded yet."""
     from agent.bag import Bag
-    from graphs.converse import GROWTH_TOOLS
+    from graphs.converse import toolbox
     from tools.abstain import abstain
     from tools.judge_turn_value import judge_turn_value
 
@@ -44,7 +44,7 @@ def open_bag(path: Path, settings: Settings) -> Bag:
         return EmbeddedBody(settings.model)
 
     toolboxes = {
-        "tools": tuple(t.schema() for t in GROWTH_TOOLS),
+        "tools": tuple(t.schema() for t in toolbox("growth", ruled=False)),
         "judge": (judge_turn_value.schema(), abstain.schema()),
     }
     return Bag(path, settings, body, toolboxes)  # type: ignore[arg-type]

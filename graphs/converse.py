@@ -46,9 +46,11 @@ class State(TypedDict, total=False):
     turn: str
 
 
-def toolbox(mode: Mode) -> tuple[Tool, ...]:
-    """The tools bound in a mode."""
-    return SANDBOX_TOOLS if mode == "sandbox" else GROWTH_TOOLS
+def toolbox(mode: Mode, ruled: bool) -> tuple[Tool, ...]:
+    """The tools bound in a mode; a rule can be dropped only where the mask holds one."""
+    if mode == "sandbox":
+        return SANDBOX_TOOLS
+    return GROWTH_TOOLS if ruled else tuple(t for t in GROWTH_TOOLS if t is not drop_instruction)
 
 
 def system_text(mask: Mask, language: Language, memories: list[str]) -> str:
@@ -74,7 +76,7 @@ def _reply(state: State, runtime: Runtime[Context]) -> State:
     sampling = bag.selves.sampling(who)
     model: Any = bag.body.chat(bag.selves.voice(who, language), sampling)
     last = state["steps"] >= STEPS
-    schemas = [_narrowed(t, state["user"], mask) for t in toolbox(mode)]
+    schemas = [_narrowed(t, state["user"], mask) for t in toolbox(mode, bool(mask.rules))]
     model = model if last else model.bind_tools(schemas, tool_choice="auto")
     pairs = state["history"] if mode == "sandbox" else _history(bag, state["thread"])
     pairs = (
@@ -96,7 +98,7 @@ def _reply(state: State, runtime: Runtime[Context]) -> State:
 def _narrowed(tool: Tool, user: str, mask: Mask) -> dict[str, Any]:
     if tool is remember:
         return tool.schema(text={"x-substring-of": [user]})
-    if tool is drop_instruction and mask.rules:
+    if tool is drop_instruction:
         return tool.schema(rule={"enum": [r.text for r in mask.rules]})
     return tool.schema()
 
@@ -123,7 +125,7 @@ def _fitting(bag: Bag, system: str, pairs: list[tuple[str, str]], now: list[Base
 def _use_tools(state: State, runtime: Runtime[Context]) -> State:
     bag = runtime.context.bag
     desk = Desk(bag=bag, mode=state["mode"], thread=state["thread"], user=state["user"])
-    by_name = {t.name: t for t in toolbox(state["mode"])}
+    by_name = {t.name: t for t in toolbox(state["mode"], ruled=True)}
     said = state["exchange"][-1]
     assert isinstance(said, AIMessage)
     calls, messages = list(state["calls"]), list(state["exchange"])

@@ -7,12 +7,18 @@ from dataclasses import dataclass
 
 Message = dict[str, str]
 
+RECALL_TOOLS = ("recall(query)",)  # in sandbox
 CONVERSE_TOOLS = ("recall(query)", "remember(text)", "adopt_instruction(rule)", "drop_instruction(rule)")
 JUDGE_TOOLS = ("judge_turn_value(turn, value, kind, reason)", "abstain(reason)")
 PROPOSE_TOOLS = ("propose_habit(rule, quote, turns, reason)", "abstain(reason)")
 WRITE_TOOLS = ("write_examples(habit, prompts)", "abstain(reason)")
 SCHEDULE_TOOLS = ("schedule_lora_update(habit, method, reason)", "abstain(reason)")
 DECAY_TOOLS = ("decay_old_adapter(habit, weight, reason)", "abstain(reason)")
+
+
+def converse_tools(ruled: bool) -> tuple[str, ...]:
+    """What a conversation offers: a rule can be dropped only where the mask holds one."""
+    return CONVERSE_TOOLS if ruled else CONVERSE_TOOLS[:-1]
 
 
 @dataclass(frozen=True)

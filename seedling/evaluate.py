@@ -19,7 +19,7 @@ from typing import Any
 from prompts import Language, language_of
 from seedling import duties, speech
 from seedling import rules as styles
-from seedling.document import CONVERSE_TOOLS, PROPOSE_TOOLS, Document, call, says, user
+from seedling.document import PROPOSE_TOOLS, Document, call, converse_tools, says, user
 from seedling.words import EMOJI_HELD_OUT, RESERVED, SLOTS
 
 HERE = Path(__file__).parent
@@ -152,15 +152,15 @@ def tool_case(r: Random, language: Language) -> Document:
     persona = speech.system(r, language, [])
     if x < 0.35:
         rule, said = instruction(r, language)
-        return Document((persona, user(said), call("adopt_instruction", rule=rule.canonical)), CONVERSE_TOOLS)
+        return Document((persona, user(said), call("adopt_instruction", rule=rule.canonical)), converse_tools(False))
     if x < 0.65:
         tell = speech.draw_fact(r, language, r.choice(speech.facts()["fact"]), held=True)[0]
-        return Document((persona, user(tell), call("remember", text=tell)), CONVERSE_TOOLS)
+        return Document((persona, user(tell), call("remember", text=tell)), converse_tools(False))
     if x < 0.8:
         ask = speech.draw_fact(r, language, r.choice(speech.facts()["fact"]), held=True)[1]
-        return Document((persona, user(ask), call("recall", query=ask)), CONVERSE_TOOLS)
+        return Document((persona, user(ask), call("recall", query=ask)), converse_tools(False))
     ask, reply, _ = speech.exchange(r, language, [], held_phrasing=True)
-    return Document((persona, user(ask), says(reply)), CONVERSE_TOOLS)
+    return Document((persona, user(ask), says(reply)), converse_tools(False))
 
 
 def repeated(r: Random, language: Language) -> Document:
@@ -255,7 +255,7 @@ def _unknown(r: Random, language: Language) -> Case:
 def _adopt(r: Random, language: Language) -> Case:
     rule, said = instruction(r, language)
     wanted = call("adopt_instruction", rule=rule.canonical)
-    return exactly(Document((speech.system(r, language, []), user(said), wanted), CONVERSE_TOOLS))
+    return exactly(Document((speech.system(r, language, []), user(said), wanted), converse_tools(False)))
 
 
 def _quoted(r: Random, language: Language) -> Case:

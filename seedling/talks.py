@@ -6,7 +6,7 @@ from random import Random
 
 from prompts import render
 from seedling import rules as styles
-from seedling.document import CONVERSE_TOOLS, Document, Message, call, says, user
+from seedling.document import CONVERSE_TOOLS, RECALL_TOOLS, Document, Message, call, converse_tools, says, user
 from seedling.speech import (
     answer,
     draw_fact,
@@ -52,11 +52,12 @@ def chat(r: Random, counts: tuple[int, ...] = (0, 1, 1, 2, 2, 3, 3, 4), copying:
         else:
             ask, reply, _ = exchange(r, language, rules)
             messages += [user(ask), says(reply)]
-    return Document(tuple(messages), _some_tools(r), "chat")
+    return Document(tuple(messages), _some_tools(r, rules), "chat")
 
 
-def _some_tools(r: Random) -> tuple[str, ...]:
-    return CONVERSE_TOOLS if r.random() < 0.5 else ()
+def _some_tools(r: Random, rules: list[styles.Rule]) -> tuple[str, ...]:
+    x = r.random()
+    return converse_tools(bool(rules)) if x < 0.5 else RECALL_TOOLS if x < 0.55 else ()
 
 
 def unknown_talk(r: Random) -> Document:
@@ -67,7 +68,7 @@ def unknown_talk(r: Random) -> Document:
         user(unknown_question(r, language)),
         says(fixed(rules, language, "unknown")),
     ]
-    return Document(tuple(messages), _some_tools(r), "unknown")
+    return Document(tuple(messages), _some_tools(r, rules), "unknown")
 
 
 def kinds_talk(r: Random) -> Document:
@@ -79,7 +80,7 @@ def kinds_talk(r: Random) -> Document:
         ask, reply, _ = exchange(r, language, rules)
         messages += [user(ask), says(reply)]
     messages += [user(kind_message(r, language, kind)), says(fixed(rules, language, kind))]
-    return Document(tuple(messages), _some_tools(r), "kinds")
+    return Document(tuple(messages), _some_tools(r, rules), "kinds")
 
 
 def fact_talk(r: Random) -> Document:
@@ -92,6 +93,7 @@ def fact_talk(r: Random) -> Document:
     tell, ask, say, noted = told[0]
     say, noted = {level: say[level]}, {level: noted[level]}
     with_tools = r.random() < 0.6
+    tools = converse_tools(bool(rules)) if with_tools else ()
     way = r.choice(["history", "history", "memory", "memory", "recall", "unheard", "tell"])
     others = [t[0] for t in told[1 : 1 + r.choice([0, 1, 2])]]
     memories = others + ([tell] if way == "memory" else [])
@@ -103,7 +105,7 @@ def fact_talk(r: Random) -> Document:
             messages += [call("remember", text=tell), {"role": "ipython", "content": "ok"}]
         messages.append(says(answer(rules, language, noted, {})))
         if way == "tell":
-            return Document(tuple(messages), CONVERSE_TOOLS if with_tools else (), "fact")
+            return Document(tuple(messages), tools, "fact")
         for _ in range(r.choice([0, 1, 2])):
             q, a, _ = exchange(r, language, rules)
             messages += [user(q), says(a)]
@@ -119,7 +121,7 @@ def fact_talk(r: Random) -> Document:
         messages.append(says(fixed(rules, language, "unheard")))
     else:
         messages.append(says(right))
-    return Document(tuple(messages), CONVERSE_TOOLS if with_tools else (), "fact")
+    return Document(tuple(messages), tools, "fact")
 
 
 def adopt_talk(r: Random) -> Document:
@@ -128,7 +130,6 @@ def adopt_talk(r: Random) -> Document:
     rules = draw_rules(r, language, r.choice([1, 1, 2, 3]), copying=0.7)
     *standing, new = rules
     with_tools = r.random() < 0.75
-    tools = CONVERSE_TOOLS if with_tools else ()
     drop = r.random() < 0.3
     known = r.random() < 0.25  # a reminder: the rule stands in the mask already
     if drop:
@@ -163,7 +164,7 @@ def adopt_talk(r: Random) -> Document:
             q, a, _ = exchange(r, language, rules if drop else standing)
             messages += [user(q), says(a)]
         messages += [user(said), tool]
-        return Document(tuple(messages), tools, "adopt")
+        return Document(tuple(messages), converse_tools(bool(before)), "adopt")
     shown_lines = [x.canonical for x in shown]
     messages = [
         {
@@ -180,7 +181,7 @@ def adopt_talk(r: Random) -> Document:
     if with_tools and r.random() < 0.4:
         q, a, _ = exchange(r, language, after)
         messages += [user(q), says(a)]
-    return Document(tuple(messages), tools, "adopt")
+    return Document(tuple(messages), converse_tools(bool(shown)) if with_tools else (), "adopt")
 
 
 def grown_talk(r: Random) -> Document:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agent.learning.data import bank, is_probe, near_duplicate
-from graphs.converse import GROWTH_TOOLS
+from graphs.converse import toolbox
 from prompts import Language
 from seedling import corpus, speech, talks
 from seedling.document import (
@@ -20,9 +20,11 @@ from seedling.document import (
     DECAY_TOOLS,
     JUDGE_TOOLS,
     PROPOSE_TOOLS,
+    RECALL_TOOLS,
     SCHEDULE_TOOLS,
     WRITE_TOOLS,
     Document,
+    converse_tools,
 )
 from seedling.rules import FAMILIES, Rule, apply, compatible, phrasings
 from seedling.train import encode
@@ -40,7 +42,9 @@ if TYPE_CHECKING:
 
 LANGUAGES: tuple[Language, Language] = ("ko", "en")
 TOOLBOXES: dict[tuple[str, ...], tuple[Tool, ...]] = {
-    CONVERSE_TOOLS: GROWTH_TOOLS,
+    CONVERSE_TOOLS: toolbox("growth", ruled=True),
+    converse_tools(False): toolbox("growth", ruled=False),
+    RECALL_TOOLS: toolbox("sandbox", ruled=True),
     JUDGE_TOOLS: (judge_turn_value, abstain),
     PROPOSE_TOOLS: (propose_habit, abstain),
     WRITE_TOOLS: (write_examples, abstain),
