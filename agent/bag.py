@@ -64,15 +64,9 @@ class Bag:
         """Record a turn: ledger first, then the export and the index, which can be rebuilt."""
         turn = self.ledger.add(turn)
         if self.settings.sync.auto_save:
-            line = {
-                "id": turn.id, "at": turn.at, "thread": turn.thread, "self": turn.self_name,
-                "messages": [{"role": "user", "content": turn.user}, {"role": "assistant", "content": turn.reply}],
-            }  # fmt: skip
             try:
-                folder = self.path / "turns"
-                folder.mkdir(exist_ok=True)
-                with (folder / f"{turn.at[:10]}.jsonl").open("a", encoding="utf-8") as f:
-                    f.write(json.dumps(line, ensure_ascii=False) + "\n")
+                with self._day(turn.at[:10]) as file:
+                    file.write(_line(turn))
             except OSError as error:
                 raise StorageError(
                     "The turn is in the ledger, but its JSONL export cannot be written: {error}.",
@@ -81,6 +75,21 @@ class Bag:
                 ) from error
         self.index.add(turn.id, turn.user, "turn")
         return turn
+
+    def export(self, day: str) -> None:
+        """Write a day's JSONL file anew from the ledger; ``day`` is YYYY-MM-DD."""
+        with self._day(day) as file:
+            file.truncate(0)
+            file.writelines(_line(t) for t in self.ledger.all(Turn) if t.user and t.at.startswith(day))
+
+    @contextmanager
+    def _day(self, day: str) -> Iterator[IO[str]]:
+        """A day's export, open at its end and held against other processes."""
+        folder = self.path / "turns"
+        folder.mkdir(exist_ok=True)
+        with (folder / f"{day}.jsonl").open("a", encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield file
 
     def unjudged(self, limit: int) -> list[Turn]:
         """The oldest turns that were neither judged nor declined to be judged."""
@@ -138,6 +147,12 @@ class Bag:
             file.write(str(os.getpid()))
             file.flush()
             yield
+
+
+def _line(turn: Turn) -> str:
+    messages = [{"role": "user", "content": turn.user}, {"role": "assistant", "content": turn.reply}]
+    line = {"id": turn.id, "at": turn.at, "thread": turn.thread, "self": turn.self_name, "messages": messages}
+    return json.dumps(line, ensure_ascii=False) + "\n"
 
 
 def drop_rule(bag: Bag, text: str) -> None:

@@ -10,11 +10,11 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from agent.errors import NotFoundError, StorageError
 from agent.phrase import Phrase
@@ -49,6 +49,13 @@ CREATE TRIGGER IF NOT EXISTS rows_last BEFORE DELETE ON rows BEGIN SELECT RAISE(
 # Which field groups a kind, for look-ups: verdicts of a turn, turns of a thread …
 _PARENT = {"Turn": "thread", "Verdict": "turn", "Decision": "proposal", "Run": "proposal", "GateReport": "proposal",
            "Proposal": "habit", "Draft": "habit"}  # fmt: skip
+
+
+class Word(NamedTuple):
+    """One text of a row, and the digest it is kept under."""
+
+    digest: str
+    text: str
 
 
 class Ledger:
@@ -221,6 +228,49 @@ class Ledger:
             raise _storage_error(self.path, error) from error
         return [kind.model_validate(_take_out(body, texts)) for body in bodies]
 
+    # -- erasing -------------------------------------------------------------------------------
+
+    def words(self) -> Iterator[tuple[str, str, str, Any]]:
+        """Every row ever written: ``(kind, ref, parent, body)``, each text in the body as a ``Word``."""
+        with self._reading() as connection:
+            texts = {row[0]: row[1] for row in connection.exec_driver_sql("SELECT digest, text FROM content")}
+            for kind, ref, parent, body in connection.exec_driver_sql(
+                "SELECT kind, ref, parent, body FROM rows ORDER BY seq"
+            ):
+                yield kind, ref, parent, _take_out(json.loads(body), texts, Word)
+
+    def erase(self, digests: Iterable[str], along: Sequence[Record]) -> None:
+        """Let go of the texts under ``digests`` for good, and write ``along``: all or none. Then ``compact``."""
+        with self._writing() as connection:
+            for record in along:
+                self._append(connection, record)
+            connection.exec_driver_sql("PRAGMA secure_delete=ON")
+            for digest in set(digests):
+                connection.exec_driver_sql("DELETE FROM content WHERE digest=?", (digest,))
+
+    def compact(self) -> None:
+        """Rebuild the file without what was erased; the journal, too. Waits for other processes' writes."""
+        with self._reading() as connection:
+            connection.exec_driver_sql("PRAGMA temp_store=MEMORY")  # no copy of the words beside the bag
+            connection.exec_driver_sql("VACUUM")
+            for _ in range(100):
+                if not connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0]:
+                    return
+                time.sleep(0.1)
+        raise StorageError(
+            "{path} is held by another process.", "Wait until it has finished, then try again.", path=self.path
+        )
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            with self._engine.connect() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            raise _storage_error(self.path, error) from error
+
     def verify(self) -> list[str]:
         """What is wrong with the chain: one sentence for each broken row or altered text."""
         from sqlalchemy.exc import DatabaseError
@@ -288,13 +338,13 @@ def _put_away(node: object, contents: list[tuple[str, str, str]], words: bool = 
     return node
 
 
-def _take_out(node: object, texts: dict[str, str]) -> object:
+def _take_out(node: object, texts: dict[str, str], make: Callable[[str, str], object] = lambda _, text: text) -> object:
     if isinstance(node, dict):
         if set(node) == {"$"}:
-            return texts.get(str(node["$"]), ERASED)
-        return {k[1:] if k.startswith("$$") else k: _take_out(v, texts) for k, v in node.items()}
+            return make(str(node["$"]), texts.get(str(node["$"]), ERASED))
+        return {k[1:] if k.startswith("$$") else k: _take_out(v, texts, make) for k, v in node.items()}
     if isinstance(node, list):
-        return [_take_out(v, texts) for v in node]
+        return [_take_out(v, texts, make) for v in node]
     return node
 
 

@@ -6,11 +6,14 @@ second, and every sandbox, builds the same index in memory.
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import hashlib
 import shutil
 import uuid
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from agent.ledger import Ledger
 
 DIMENSIONS = 2048
+M_PERTURB = -6  # malloc.h
 
 
 def embed(text: str) -> list[float]:
@@ -33,6 +37,22 @@ def embed(text: str) -> list[float]:
             vector[h % DIMENSIONS] += n if h & 0x8000_0000 else -n
     norm = sum(v * v for v in vector) ** 0.5 or 1.0
     return [v / norm for v in vector]
+
+
+@contextmanager
+def _blank_memory() -> Iterator[None]:
+    """Have glibc overwrite whatever it hands out.
+
+    Chroma saves buffers as malloc gave them, so what this process had freed before, sandboxed or erased
+    words among it, would be saved along (seen in 2 of 25 rebuilt indexes; docs/log.md). Only while Chroma
+    works: a model's batches would be a third slower. Elsewhere than on glibc nothing is done.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda *_: 0)
+    mallopt(M_PERTURB, 0xA5)
+    try:
+        yield
+    finally:
+        mallopt(M_PERTURB, 0)
 
 
 class Index:
@@ -61,6 +81,7 @@ class Index:
 
         self._ledger = ledger
         self._lock = None
+        self._path: Path | None = None
         self._embedding = NGrams()
         self._worker = ThreadPoolExecutor(1)  # Chroma takes 9 ms to write; the person need not wait for it
         self._writing: Future[None] | None = None
@@ -77,26 +98,43 @@ class Index:
             self._words = self._collection(None)
             self.refresh()
             return
-        folders = [p for p in path.iterdir() if p.is_dir()]
+        self._path = path
+        folders = self._folders()
         try:
             self._words = self._collection(folders[0] if len(folders) == 1 else path / uuid.uuid4().hex[:8])
             self.refresh()
-        except Exception:  # damaged, or of another bag: only an index, so it is built anew in a fresh folder
-            self._words = self._collection(path / uuid.uuid4().hex[:8])
-            self.refresh()
-            for folder in folders:
-                shutil.rmtree(folder, ignore_errors=True)
+        except Exception:  # damaged, or of another bag
+            self.rebuild()
+
+    def _folders(self) -> list[Path]:
+        return [p for p in self._path.iterdir() if p.is_dir()] if self._path else []
+
+    @property
+    def owned(self) -> bool:
+        """Whether this process owns the index on disk."""
+        return self._lock is not None
+
+    def rebuild(self) -> None:
+        """Build it anew from the ledger, in a fresh folder: Chroma keeps deleted words on disk."""
+        if self._writing is not None:
+            self._writing.exception()
+        folders = self._folders()
+        self._words = self._collection(self._path / uuid.uuid4().hex[:8] if self._path else None)
+        self.refresh()
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _collection(self, folder: Path | None) -> Any:
         import chromadb
         from chromadb.config import Settings
 
         quiet = Settings(anonymized_telemetry=False)
-        client = chromadb.PersistentClient(str(folder), quiet) if folder else chromadb.EphemeralClient(quiet)
-        name = "words" if folder else f"words-{uuid.uuid4().hex}"
-        return client.get_or_create_collection(
-            name, embedding_function=self._embedding, metadata={"hnsw:space": "cosine"}
-        )
+        with _blank_memory():
+            client = chromadb.PersistentClient(str(folder), quiet) if folder else chromadb.EphemeralClient(quiet)
+            name = "words" if folder else f"words-{uuid.uuid4().hex}"
+            return client.get_or_create_collection(
+                name, embedding_function=self._embedding, metadata={"hnsw:space": "cosine"}
+            )
 
     def refresh(self) -> None:
         """Take in what the ledger has gained."""
@@ -110,16 +148,17 @@ class Index:
         new = [x for x in items if x[0] not in have and x[1].strip()]
         for i in range(0, len(new), 1000):
             some = new[i : i + 1000]
-            self._words.add(
-                ids=[x[0] for x in some], documents=[x[1] for x in some], metadatas=[{"kind": x[2]} for x in some]
-            )
+            self._take(some)
 
     def add(self, ref: str, text: str, kind: str) -> None:
         """Take in one thing that was just recorded, while the caller goes on."""
         if text.strip():
-            self._writing = self._worker.submit(
-                self._words.upsert, ids=[ref], documents=[text], metadatas=[{"kind": kind}]
-            )
+            self._writing = self._worker.submit(self._take, [(ref, text, kind)])
+
+    def _take(self, items: list[tuple[str, str, str]]) -> None:
+        ids, texts, kinds = zip(*items, strict=True)
+        with _blank_memory():
+            self._words.upsert(ids=list(ids), documents=list(texts), metadatas=[{"kind": k} for k in kinds])
 
     def near(self, text: str, kind: str, limit: int, least: float = 0.0) -> list[tuple[str, str, float]]:
         """``(id, text, cosine similarity)`` of the nearest words of a kind, best first."""
@@ -127,7 +166,8 @@ class Index:
             return []
         if self._writing is not None:  # one worker: the last is done when all are
             self._writing.result()
-        found = self._words.query(query_texts=[text], n_results=limit, where={"kind": kind})
+        with _blank_memory():
+            found = self._words.query(query_texts=[text], n_results=limit, where={"kind": kind})
         ids, documents, distances = found["ids"][0], (found["documents"] or [[]])[0], (found["distances"] or [[]])[0]
         rows = [(i, d, 1 - x) for i, d, x in zip(ids, documents, distances, strict=True)]
         return [row for row in rows if row[2] >= least]

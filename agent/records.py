@@ -70,6 +70,11 @@ class Example(Frozen):
     habit: str = ""
     source: str = ""  # the turn a prompt was once given in
 
+    @property
+    def tombstone(self) -> bool:
+        """Whether its words were erased: it is never trained on again."""
+        return not self.prompt
+
 
 class Mask(Frozen):
     """What the system prompt says now."""
@@ -100,7 +105,7 @@ class Part(Frozen):
 class Turn(Record):
     prefix = "t"
     thread: str
-    user: str
+    user: str  # empty once it was erased
     reply: str
     tool_calls: tuple[Call, ...] = ()
     source: Source = "user"
@@ -229,8 +234,8 @@ class Memory(Record):
     """A fact the model chose to remember."""
 
     prefix = "m"
-    text: str
-    turn: str = ""
+    text: str  # empty once it was erased
+    turns: tuple[str, ...] = ()  # in which it was told
 
 
 class Abstention(Record):
@@ -247,6 +252,18 @@ class Diary(Record):
     entry: str
     judged: int
     proposals: tuple[str, ...] = ()
+
+
+class Erasure(Record):
+    """That words were erased for good, and what had rested on them; the words themselves are gone."""
+
+    prefix = "z"
+    turns: tuple[str, ...]
+    memories: tuple[str, ...] = ()
+    habits: tuple[str, ...] = ()  # that cite these turns
+    examples: int = 0  # rows that used them, tombstoned
+    adapters: tuple[str, ...] = ()  # trained on such rows
+    swept: bool = False  # every file has been rebuilt without them
 
 
 class Event(Record):

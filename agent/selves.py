@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from agent.errors import ConflictError, StorageError
 from agent.phrase import Phrase
 from agent.ports import Voice
-from agent.records import Habit, Mask, Part, Record, Run, Self, Speaking
+from agent.records import Erasure, Habit, Mask, Part, Record, Run, Self, Speaking
 from agent.settings import Sampling, Settings, sampling
 from prompts import Language
 
@@ -118,6 +118,13 @@ class Selves:
             ConflictError: there is no weight change to undo.
         """
         target = self.get(name) if name else self._before_last_change()
+        tainted = {adapter for erasure in self._ledger.all(Erasure) for adapter in erasure.adapters}
+        if any(part.adapter in tainted for part in target.parts):
+            raise ConflictError(
+                "{who} was trained on words that were erased since; it cannot come back.",
+                "`habitus self log` lists the others.",
+                who=target.id,
+            )
         self.voice(target)
         inside = {p.habit for p in target.parts}
         stages: list[Record] = []

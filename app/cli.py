@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from app.habitus import Habitus
 
 
+YES = ("y", "yes", "네", "예", "응", "ㅇ")
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Any:
         raise UsageError("{reason}.", "See `{prog} --help`.", reason=message[0].upper() + message[1:], prog=self.prog)
@@ -96,10 +99,17 @@ def parser() -> argparse.ArgumentParser:
     selves = self_.add_subparsers(dest="what", metavar="ACTION", parser_class=_Parser)
     add("log", say("how it came to be"), selves)
     add("show", say("one self in full"), selves).add_argument("name", metavar="NAME")
+    diff = add("diff", say("what two selves are made of and say differently"), selves)
+    diff.add_argument("a", metavar="A")
+    diff.add_argument("b", metavar="B")
     add("rollback", say("let an earlier self speak: NAME, or the one before the last weight change")).add_argument(
         "name", metavar="NAME", nargs="?", default=""
     )
     add("forget", say("let go of a habit, out of mask and weights")).add_argument("habit", metavar="HABIT")
+    erase = add("erase", say("erase a turn or a conversation for good"))
+    erase.add_argument("ref", metavar="TURN|THREAD")
+    erase.add_argument("--yes", action="store_true", help=say("do not ask"))
+    add("why", say("from a habit back to the words it came from")).add_argument("habit", metavar="HABIT")
     add("doctor", say("what is wrong, and how to mend it"))
     add("demo", say("watch an AI form a habit and grow it into its weights")).add_argument(
         "--keep", action="store_true", help=say("keep the demo's bag")
@@ -203,14 +213,37 @@ def _run(options: argparse.Namespace, as_json: bool) -> None:
         case "sleep":
             _print(habitus.sleep(), as_json, show.slept)
         case "self":
-            if options.what == "log":
-                _print(habitus.self_log(), as_json, show.self_log)
-            else:
-                _print(habitus.self_now(getattr(options, "name", "")), as_json, show.self_)
+            match options.what:
+                case "log":
+                    _print(habitus.self_log(), as_json, show.self_log)
+                case "diff":
+                    _print(habitus.diff(options.a, options.b), as_json, show.diff)
+                case _:
+                    _print(habitus.self_now(getattr(options, "name", "")), as_json, show.self_)
         case "rollback":
             _print(habitus.rollback(options.name), as_json, show.self_)
         case "forget":
             _print(habitus.forget(options.habit), as_json, show.forgotten)
+        case "erase":
+            if not options.yes:
+                _sure(options.ref, as_json)
+            _print(habitus.erase(options.ref), as_json, show.erased)
+        case "why":
+            _print(habitus.why(options.habit), as_json, show.why)
+
+
+def _sure(ref: str, as_json: bool) -> None:
+    """Ask before what cannot be undone."""
+    if as_json or not sys.stdin.isatty():
+        raise UsageError(
+            "Erasing cannot be undone, so a script says --yes.", "If you mean it: `habitus erase {ref} --yes`.", ref=ref
+        )
+    try:
+        said = input(say("Erase {ref} for good? This cannot be undone. [y/N] ", ref=ref))
+    except EOFError:
+        said = ""
+    if said.strip().lower() not in YES:
+        raise ConflictError("Nothing was erased.")
 
 
 def _confirmed(habitus: Habitus, ref: str, as_json: bool) -> str:
@@ -234,7 +267,7 @@ def _confirmed(habitus: Habitus, ref: str, as_json: bool) -> str:
         answer = input("\n" + say("May this grow into its weights? [y/N]") + " ")
     except EOFError:
         answer = ""
-    if answer.strip().lower() not in ("y", "yes", "네", "예", "응", "ㅇ"):
+    if answer.strip().lower() not in YES:
         raise ConflictError(
             "Nothing was approved.", "To refuse it for good: `habitus veto {ref} --reason TEXT`.", ref=ref
         )

@@ -15,9 +15,10 @@ from langgraph.types import Command
 from pydantic import ValidationError
 
 from agent.bag import Bag, drop_rule, living
+from agent.erasing import erase, sweep
 from agent.errors import ConflictError, HabitusError, NotFoundError, UsageError
 from agent.learning.data import digest, is_probe
-from agent.learning.proposing import file_release, refile, stale
+from agent.learning.proposing import file_consolidation, file_release, refile, stale
 from agent.learning.running import check_approved
 from agent.models.chat import to_message
 from agent.phrase import Phrase
@@ -36,6 +37,7 @@ from agent.records import (
     Turn,
     Verdict,
 )
+from app import lineage
 from app.conversation import Conversation, new_thread, with_rule, without_rule
 from graphs import converse, ruminate, update
 from graphs.context import Context, Progress, silent
@@ -137,6 +139,7 @@ class Habitus:
 
     def ruminate(self) -> Json:
         """Let the self judge what is new and propose, or abstain."""
+        sweep(self.bag)
         bag, graph = self.bag, ruminate.build().compile()
         state = graph.invoke(
             {},
@@ -315,6 +318,7 @@ class Habitus:
         done: list[Json] = []
         failed: list[HabitusError] = []
         with self.bag.training_lock():
+            sweep(self.bag)
             ready = [p.id for p in self.bag.ledger.all(Proposal) if p.status in ("approved", "running")]
             for ref in ready:
                 try:
@@ -322,6 +326,7 @@ class Habitus:
                 except HabitusError as error:
                     self.bag.note(error.message, ref)
                     failed.append(error)
+            sweep(self.bag)
         if failed:
             raise failed[0]
         return done
@@ -329,7 +334,7 @@ class Habitus:
     def _learn(self, p: Proposal) -> Json:
         if stale(self.bag, p):
             fresh = refile(self.bag, p)
-            return {"proposal": p.id, "adapter": "", "self": self.bag.selves.current().id, "promoted": False, "replaced_by": fresh.id,
+            return {"proposal": p.id, "adapter": "", "self": self.bag.selves.current().id, "promoted": False, "replaced_by": fresh.id if fresh else "",
                     "gate": {"passed": False, "probes": []}, "seconds": {"train": 0.0, "gate": 0.0, "swap": 0.0}}  # fmt: skip
         check_approved(self.bag, p)
         graph, config = self._update, self._thread(p)
@@ -420,6 +425,42 @@ class Habitus:
             )
             done = self._learn(bag.ledger.get(Proposal, proposal.id))
         return {"habit": ref, "self": done["self"], "gate": done["gate"]}
+
+    def erase(self, ref: str) -> Json:
+        """Erase a turn, or a whole conversation, for good. What rested on it is offered for retraining."""
+        bag = self.bag
+        turns = [t for t in bag.ledger.all(Turn) if ref in (t.id, t.thread)]
+        if not turns:
+            raise NotFoundError(
+                "There is no turn and no conversation {ref!r}.",
+                "`habitus why HABIT` and turns/*.jsonl name them.",
+                ref=ref,
+            )
+        self.__dict__.pop("_update", None)  # its checkpoints are dropped
+        done = erase(bag, [t.id for t in turns])
+        worn = {p.adapter for p in bag.selves.current().parts}
+        offered = None
+        if worn & set(done.adapters):
+            offered = file_consolidation(bag, Phrase("Words that these weights were trained on were erased."))
+        return {
+            **done.model_dump(mode="json", include={"turns", "memories", "examples", "adapters"}),
+            "habits": [
+                {"id": h.id, "rule": h.rule, "stage": h.stage} for h in (bag.ledger.get(Habit, x) for x in done.habits)
+            ],
+            "proposal": offered.id if offered else "",
+        }
+
+    def why(self, habit: str) -> Json:
+        """From a habit back to what made it: weights, runs, decisions, examples, turns."""
+        return lineage.why(self.bag, habit)
+
+    def diff(self, a: str, b: str) -> Json:
+        """What two selves are made of and say differently."""
+        found = lineage.differences(self.bag.selves.get(a), self.bag.selves.get(b))
+        texts = lineage.questions()
+        answers = zip(texts, self.ask(texts, name=a), self.ask(texts, name=b), strict=True)
+        said = [{"text": t, "a": x["reply"], "b": y["reply"]} for t, x, y in answers]
+        return {**found, "asked": len(said), "answers": [s for s in said if s["a"] != s["b"]]}
 
     def habits(self) -> list[Habit]:
         """The habits in the weights now."""

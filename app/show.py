@@ -229,3 +229,85 @@ def forgotten(r: Json) -> None:
     print(say("{habit} is let go; {who} speaks now.", habit=r["habit"], who=r["self"]))
     if r["gate"]:
         gate(r["gate"])
+
+
+def erased(r: Json) -> None:
+    """What went, and what had rested on it."""
+    counts = {"turns": len(r["turns"]), "memories": len(r["memories"]), "examples": r["examples"]}
+    print(say("Erased: {turns} turns, {memories} memories, {examples} training rows.", **counts))
+    for h in r["habits"]:
+        print(
+            say(
+                "It also rests on them: {habit} ({stage}) {rule}",
+                habit=h["id"],
+                stage=say(h["stage"]),
+                rule=visible(h["rule"]),
+            )
+        )
+        print("  → " + say("`habitus forget {habit}` lets it go, too.", habit=h["id"]))
+    if r["proposal"]:
+        print(
+            say(
+                "Weights were trained on them. {ref} asks to train anew without: `habitus proposals show {ref}`.",
+                ref=r["proposal"],
+            )
+        )
+
+
+def why(r: Json) -> None:
+    """From a habit back to its words."""
+    print(f"{r['habit']}  {visible(r['rule'])}")
+    for part in r["parts"]:
+        worn = {"who": r["self"], "adapter": part["adapter"], "weight": part["weight"], "stage": say(part["stage"])}
+        print("  " + say("speaks in {who}: {adapter} × {weight} ({stage})", **worn))
+    if r["in_mask"]:
+        print("  " + say("stands in the mask"))
+    if not r["parts"] and not r["in_mask"]:
+        print("  " + say("does not speak now"))
+    print("\n" + say("Its road:"))
+    for step in r["road"]:
+        told = say("turns {turns}, kept {kept}", turns=", ".join(step["evidence"]) or "–", kept=step["kept"])
+        print(f"  {step['at'][:19]}  {padded(say(step['stage']), 9)} {told}  {visible(step['reason'])}")
+    print("\n" + say("The words it rests on:"))
+    for t in r["evidence"]:
+        judged = (
+            f"  [{say(t['verdict']['kind'])} {t['verdict']['value']}: {visible(t['verdict']['reason'])}]"
+            if t["verdict"]
+            else ""
+        )
+        print(f"  {t['turn_id']:<5} {t['at'][:10]}  {visible(t['user']) or say('(erased)')}{judged}")
+    for p in r["proposals"]:
+        rows = {"examples": p["examples"], "turns": len(p["from_turns"]), "gone": p["tombstones"]}
+        print(
+            f"\n{p['id']}: {say(p['kind'])} ({say(p['status'])})  "
+            + say("{examples} rows of its own, {turns} from your turns, {gone} erased", **rows)
+        )
+        print(f"  {visible(p['rationale'])}")
+        for d in p["decisions"]:
+            print(f"  {d['at'][:19]}  {say(d['verdict'])}  {visible(d['note'])}")
+        for run in p["runs"]:
+            print(
+                f"  {run['at'][:19]}  {run['id']}  {run['adapter'] or visible(recorded(run['failure']))}  {run['seconds']:.0f} s"
+            )
+        if p["gate"]:
+            print("  " + ", ".join(f"{recorded(name)} {share:.0%}" for name, share in p["gate"].items()))
+
+
+def diff(r: Json) -> None:
+    """Two selves side by side."""
+    for title, unlike in ((say("Weights"), r["parts"]), (say("Rules"), r["rules"]), (say("Settings"), r["settings"])):
+        if unlike:
+            print(f"{title}:")
+        for name, (a, b) in unlike.items():
+            print(f"  {visible(name)}\n    {r['a']}  {_one_line(a)}\n    {r['b']}  {_one_line(b)}")
+    print(say("Answers that differ: {count} of {asked}", count=len(r["answers"]), asked=r["asked"]))
+    for said in r["answers"]:
+        print(f"  {visible(said['text'])}\n    {r['a']}  {visible(said['a'])}\n    {r['b']}  {visible(said['b'])}")
+
+
+def _one_line(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {v}" for k, v in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "–"
+    return "–" if value is None else visible(str(value))

@@ -13,7 +13,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
 from agent.bag import Bag
-from agent.records import Call, Habit, Mask, Mode, Self, Turn
+from agent.records import Call, Habit, Mask, Memory, Mode, Self, Turn
 from graphs.context import Context
 from prompts import Language, language_of, render
 from tools.adopt_instruction import adopt_instruction
@@ -38,7 +38,8 @@ class State(TypedDict, total=False):
     memories: list[str]
     exchange: list[BaseMessage]
     calls: list[dict[str, Any]]
-    told: list[str]
+    told: list[str]  # habits and memories this turn is evidence of
+    noted: list[str]
     steps: int
     reply: str
     self_name: str
@@ -65,7 +66,14 @@ def _recall(state: State, runtime: Runtime[Context]) -> State:
     bag = runtime.context.bag
     index = bag.passing_index if state["mode"] == "sandbox" else bag.index
     found = index.near(state["user"], "memory", 3, least=0.12)
-    return {"memories": [text for _, text, _ in found], "exchange": [], "calls": [], "told": [], "steps": 0}
+    return {
+        "memories": [text for _, text, _ in found],
+        "exchange": [],
+        "calls": [],
+        "told": [],
+        "noted": [],
+        "steps": 0,
+    }
 
 
 def _reply(state: State, runtime: Runtime[Context]) -> State:
@@ -104,7 +112,7 @@ def _narrowed(tool: Tool, user: str, mask: Mask) -> dict[str, Any]:
 
 
 def _history(bag: Bag, thread: str) -> list[tuple[str, str]]:
-    return [(t.user, t.reply) for t in bag.ledger.all(Turn, parent=thread)]
+    return [(t.user, t.reply) for t in bag.ledger.all(Turn, parent=thread) if t.user]
 
 
 def _fitting(bag: Bag, system: str, pairs: list[tuple[str, str]], now: list[BaseMessage]) -> list[BaseMessage]:
@@ -143,6 +151,7 @@ def _use_tools(state: State, runtime: Runtime[Context]) -> State:
         "exchange": messages,
         "calls": calls,
         "told": [*state["told"], *(h.id for h in desk.told)],
+        "noted": [*state["noted"], *(m.id for m in desk.noted)],
         "steps": state["steps"] + 1,
     }
 
@@ -165,6 +174,9 @@ def _record(state: State, runtime: Runtime[Context]) -> State:
     for ref in state["told"]:
         habit = bag.ledger.get(Habit, ref)
         bag.ledger.add(habit.model_copy(update={"evidence": (*habit.evidence, turn.id), "at": ""}))
+    for ref in state["noted"]:
+        memory = bag.ledger.get(Memory, ref)
+        bag.ledger.add(memory.model_copy(update={"turns": (*memory.turns, turn.id), "at": ""}))
     return {"turn": turn.id}
 
 

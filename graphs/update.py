@@ -24,6 +24,8 @@ from agent.selves import worn
 from graphs.context import Context
 from prompts import Language
 
+LETTING_GO = ("decay", "release")  # the person's own: the gate only reports
+
 
 class Verdict(BaseModel):
     """What a person answers to the interrupt."""
@@ -123,7 +125,7 @@ def _examine(state: State, runtime: Runtime[Context]) -> State:
         )
     for report in bag.ledger.all(GateReport, parent=proposal.id):
         if report.adapter == name:
-            return {"passed": report.passed or proposal.kind != "learn"}
+            return {"passed": report.passed or proposal.kind in LETTING_GO}
     runtime.context.progress("examine", {"proposal": proposal.id, "adapter": name})
     parts = parts_after(bag, proposal, run)
     subject = bag.ledger.get(Habit, proposal.habit)
@@ -143,7 +145,7 @@ def _examine(state: State, runtime: Runtime[Context]) -> State:
     )
     passed, probes, seconds = examine(exam)
     bag.ledger.add(GateReport(proposal=proposal.id, adapter=name, passed=passed, probes=probes, seconds=seconds))
-    return {"passed": passed or proposal.kind != "learn"}  # letting go is the person's: the gate only reports
+    return {"passed": passed or proposal.kind in LETTING_GO}
 
 
 def _promote(state: State, runtime: Runtime[Context]) -> State:
@@ -175,13 +177,11 @@ def _promote(state: State, runtime: Runtime[Context]) -> State:
 def _reject(state: State, runtime: Runtime[Context]) -> State:
     ledger = runtime.context.bag.ledger
     proposal = ledger.get(Proposal, state["proposal"])
+    changes: list[Record] = [proposal.model_copy(update={"status": "rejected", "at": ""})]
     habit = ledger.get(Habit, proposal.habit)
-    ledger.add_all(
-        [
-            proposal.model_copy(update={"status": "rejected", "at": ""}),
-            habit.model_copy(update={"stage": "repeated", "at": ""}),
-        ]
-    )
+    if habit.stage == "proposed":
+        changes.append(habit.model_copy(update={"stage": "repeated", "at": ""}))
+    ledger.add_all(changes)
     return {"self_name": ""}
 
 

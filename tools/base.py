@@ -15,7 +15,7 @@ from typing import Any, get_type_hints
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from agent.bag import Bag
-from agent.records import Call, Draft, Habit, Mode, Proposal, Self, Turn, Verdict
+from agent.records import Call, Draft, Habit, Memory, Mode, Proposal, Self, Turn, Verdict
 from prompts import Language
 
 
@@ -41,6 +41,7 @@ class Desk:
     # what came of it
     verdicts: list[Verdict] = field(default_factory=list)
     told: list[Habit] = field(default_factory=list)
+    noted: list[Memory] = field(default_factory=list)
     proposals: list[Proposal] = field(default_factory=list)
     abstained: str = ""
 

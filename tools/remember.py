@@ -9,7 +9,9 @@ from tools.base import Desk, tool
 @tool
 def remember(desk: Desk, text: Annotated[str, StringConstraints(min_length=1, max_length=400)]) -> str:
     """Keep a fact of the person's life in memory, in their own words."""
-    if all(memory.text != text for memory in desk.bag.ledger.all(Memory)):
+    memory = next((m for m in desk.bag.ledger.all(Memory) if m.text == text), None)
+    if memory is None:
         memory = desk.bag.ledger.add(Memory(text=text))
         desk.bag.index.add(memory.id, memory.text, "memory")
+    desk.noted.append(memory)
     return "ok"

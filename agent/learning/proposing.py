@@ -8,7 +8,7 @@ from agent.bag import Bag, living
 from agent.learning.data import digest, framed, is_probe, literals, near_duplicate, rows
 from agent.phrase import Phrase
 from agent.ports import BASE
-from agent.records import Draft, Example, Habit, Mask, Method, Proposal, Turn, Verdict
+from agent.records import Draft, Example, Habit, Mask, Method, Proposal, Purpose, Turn, Verdict
 from agent.settings import profile
 from prompts import Language, language_of, render
 
@@ -58,7 +58,11 @@ def draft_rows(bag: Bag, draft: Draft) -> list[tuple[str, str]]:
         return language in habit.scope and not is_probe(text) and not any(near_duplicate(text, p) for p, _ in found)
 
     for turn in reversed(bag.ledger.all(Turn)):
-        teachable = turn.source == "user" and kinds.get(turn.id) not in ("secret", "instruction", "correction", None)
+        teachable = (
+            turn.user
+            and turn.source == "user"
+            and kinds.get(turn.id) not in ("secret", "instruction", "correction", None)
+        )
         if teachable and turn.id not in habit.evidence and len(turn.user) <= 200 and fits(turn.user):
             found.append((turn.user, turn.id))
     for prompt in draft.prompts:
@@ -107,18 +111,29 @@ def stale(bag: Bag, proposal: Proposal) -> bool:
     """
     now = {p.habit for p in bag.selves.current().parts} - {proposal.habit}
     carried = set(proposal.living) - {proposal.habit}
-    return proposal.kind in ("learn", "release") and bool(proposal.examples) and bool(carried) and carried != now
+    return (
+        proposal.kind in ("learn", "release", "consolidate")
+        and bool(proposal.examples)
+        and bool(carried)
+        and carried != now
+    )
 
 
-def refile(bag: Bag, proposal: Proposal) -> Proposal:
-    """Put a proposal that has gone stale before the person anew, with rows that fit the weights of now."""
+def refile(bag: Bag, proposal: Proposal) -> Proposal | None:
+    """Put a proposal that has gone stale before the person anew, with rows that fit the weights of now.
+
+    None when nothing is left that it could carry.
+    """
     habit = bag.ledger.get(Habit, proposal.habit)
+    fresh: Proposal | None
     if proposal.kind == "release":
         fresh = file_release(bag, habit, proposal.rationale)
+    elif proposal.kind == "consolidate":
+        fresh = file_consolidation(bag, proposal.rationale)
     else:
         draft = bag.ledger.all(Draft, parent=habit.id)[-1]
         fresh = file_learning(bag, draft, bag.settings.training.method, "")
-    note = f"the weights have changed since; {fresh.id} takes its place"
+    note = Phrase("the weights have changed since; {fresh} takes its place", fresh=fresh.id if fresh else "–")
     bag.ledger.add(proposal.model_copy(update={"status": "withdrawn", "note": note, "at": ""}))
     return fresh
 
@@ -148,33 +163,40 @@ def file_decay(bag: Bag, habit: Habit, weight: float, reason: str) -> Proposal:
 
 def file_release(bag: Bag, habit: Habit, reason: str) -> Proposal:
     """File that a habit shall leave the weights: the core is retrained from base without it."""
-    ledger = bag.ledger
     now = {p.habit: p for p in bag.selves.current().parts}
-    shared = [
-        ledger.get(Habit, p.habit) for p in now.values() if p.habit != habit.id and p.adapter == now[habit.id].adapter
-    ]
-    config = config_of(bag, bag.settings.training.method) | {"strategy": "core"}
+    rest = [h for h in living(bag) if h.id != habit.id]
+    shared = any(now[h.id].adapter == now[habit.id].adapter for h in rest)
+    return _file_core(bag, "release", habit, rest, reason, retrain=shared)
+
+
+def file_consolidation(bag: Bag, reason: str) -> Proposal | None:
+    """File that one core be trained from base over all living habits, on their rows as they are now; None without any."""
+    habits = living(bag)
+    return _file_core(bag, "consolidate", habits[-1], habits, reason, retrain=True) if habits else None
+
+
+def _file_core(bag: Bag, kind: Purpose, about: Habit, habits: list[Habit], reason: str, retrain: bool) -> Proposal:
+    """File a core that carries ``habits``; its rows only where it has to be trained."""
+    config: dict[str, Any] = {}
     examples: tuple[Example, ...] = ()
-    rest = [ledger.get(Habit, p.habit) for p in now.values() if p.habit != habit.id]
-    if shared:
-        *others, last = rest
+    if retrain:
+        *others, last = habits
+        config = config_of(bag, bag.settings.training.method) | {"strategy": "core"}
         own = [(e.prompt, e.source) for e in _taught(bag, [last]) if e.habit == last.id]
         examples = _rows(bag, last, others, own, config)
-    else:
-        config = {}
-    config |= {"kind": "release", "habit": habit.id, "living": [h.id for h in rest]}
-    return ledger.add(
+    config |= {"kind": kind, "habit": about.id, "living": [h.id for h in habits]}
+    return bag.ledger.add(
         Proposal(
-            kind="release",
-            habit=habit.id,
-            rule=habit.rule,
-            quote=habit.quote,
-            scope=habit.scope,
+            kind=kind,
+            habit=about.id,
+            rule=about.rule,
+            quote=about.quote,
+            scope=about.scope,
             method=bag.settings.training.method if examples else "none",
             examples=examples,
-            evidence=habit.evidence,
+            evidence=about.evidence,
             rationale=reason,
-            living=tuple(h.id for h in rest),
+            living=tuple(h.id for h in habits),
             config=config,
             base=bag.body.digest,
             digest=digest(examples, config, bag.body.digest),
@@ -185,7 +207,7 @@ def file_release(bag: Bag, habit: Habit, reason: str) -> Proposal:
 def _taught(bag: Bag, habits: list[Habit]) -> list[Example]:
     """The rows with which these habits entered the weights."""
     proposals = [p for h in habits for p in bag.ledger.all(Proposal, parent=h.id) if p.status == "promoted"]
-    return [e for p in proposals for e in p.examples]
+    return [e for p in proposals for e in p.examples if not e.tombstone]
 
 
 def _rows(

@@ -1,0 +1,205 @@
+"""Erased is erased: no byte of it anywhere, the chain whole, what rested on it named."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from agent.bag import Bag
+from agent.erasing import erase, sweep
+from agent.errors import BusyError, ConflictError, NotFoundError
+from agent.models.scripted import ScriptedBody
+from agent.records import (
+    Draft,
+    Erasure,
+    Example,
+    Habit,
+    Memory,
+    Part,
+    Proposal,
+    Rule,
+    Run,
+    Self,
+    Speaking,
+    Turn,
+    Verdict,
+)
+from app.habitus import Habitus
+from app.wiring import open_bag, settings_of
+from tests.being import ROOT
+
+SECRET = "내 진짜 이름은 뷁슭이고 금고 번호는 8812야"
+OTHER = "오늘은 날씨가 참 좋네"
+RULE = "나를 '뷁슭님'이라고 불러 줘."
+
+
+def opened(home: Path) -> Bag:
+    bag = open_bag(home, settings_of(home))
+    bag._make_body = lambda: ScriptedBody(lambda prompt: "네.")
+    return bag
+
+
+@pytest.fixture
+def bag(tmp_path: Path) -> Bag:
+    """A being that was told a secret (t1), remembered and judged it, proposed it, and talked on (t2)."""
+    bag = opened(tmp_path / "bag")
+    first = bag.keep(Turn(thread="c-1", user=SECRET, reply="뷁슭님, 잘 기억할게요.", rules=(RULE,)))
+    second = bag.keep(Turn(thread="c-2", user=OTHER, reply="그러게요."))
+    memory = bag.ledger.add(Memory(text=SECRET, turns=(first.id,)))
+    bag.index.add(memory.id, memory.text, "memory")
+    bag.ledger.add(Verdict(turn="t1", value=2, kind="fact", reason="이름을 말했다."))
+    bag.ledger.add(
+        Habit(rule=RULE, quote="뷁슭", scope=("ko",), stage="repeated", evidence=("t1",), reason="뷁슭이라 했다")
+    )
+    bag.ledger.add(Draft(habit="h1", rationale="뷁슭이라 부르기", prompts=("안녕",)))
+    rows = (
+        Example(origin="turn", language="ko", prompt=SECRET, completion="뷁슭님, 그래요.", habit="h2", source=first.id),
+        Example(origin="turn", language="ko", prompt=OTHER, completion="그러게요 꾸벅.", habit="h2", source=second.id),
+        Example(origin="invented", language="ko", prompt=f"아, {SECRET}", completion="네.", habit="h2"),
+    )
+    bag.ledger.add(Habit(rule="끝에 '꾸벅'을 붙여 줘.", scope=("ko",), stage="essence", evidence=("t1", "t2")))
+    bag.ledger.add(
+        Proposal(kind="learn", habit="h2", rule="끝에 '꾸벅'을 붙여 줘.", scope=("ko",), examples=rows, status="promoted",
+                 preview=((SECRET, "네.", "네 꾸벅."),), evidence=("t1", "t2"))
+    )  # fmt: skip
+    bag.ledger.add(Run(proposal="p1", base="b", data="d", config={}, adapter="a-p1-1", adapter_digest="x"))
+    bag.ledger.add(Proposal(kind="learn", habit="h2", rule="r", scope=("ko",), examples=rows))
+    (bag.path / "runs" / "p2").mkdir(parents=True)
+    (bag.path / "runs" / "p2" / "job.json").write_text(SECRET)
+    (bag.path / "adapters" / "a-p1-1").mkdir(parents=True)
+    return bag
+
+
+def found(home: Path, *needles: str) -> list[str]:
+    """Files that hold any of the needles, as UTF-8, as JSON escapes or as UTF-16."""
+    forms = [f for n in needles for f in (n.encode(), json.dumps(n)[1:-1].encode(), n.encode("utf-16-le"))]
+    return [
+        str(p.relative_to(home)) for p in home.rglob("*") if p.is_file() and any(f in p.read_bytes() for f in forms)
+    ]
+
+
+def test_no_byte_of_it_is_left_and_the_rest_stays(bag: Bag) -> None:
+    assert {"ledger.db", "runs/p2/job.json"} <= {p.removesuffix("-wal") for p in found(bag.path, "뷁슭")}
+    assert any(p.startswith("index/") for p in found(bag.path, "뷁슭"))
+    assert any(p.startswith("turns/") for p in found(bag.path, "뷁슭"))
+    done = erase(bag, ["t1"])
+    assert found(bag.path, "뷁슭", "8812") == []
+    assert bag.ledger.verify() == []
+    assert [t.user for t in bag.ledger.all(Turn)] == ["", OTHER]
+    assert any(p.startswith("turns/") for p in found(bag.path, OTHER)), "the other turn is still exported"
+    assert [i for i, _, _ in bag.index.near(OTHER, "turn", 5)] == ["t2"]
+    assert bag.index.near(SECRET, "memory", 5) == []
+    assert (done.turns, done.memories, done.examples, done.swept) == (("t1",), ("m1",), 4, True)
+
+
+def test_no_freed_memory_goes_to_disk_with_the_index(bag: Bag) -> None:
+    for n in range(12):  # without care about one in twelve saved the words again
+        bag.index.add(f"x{n}", f"{SECRET} {n}", "turn")
+        bag.index.near(SECRET, "turn", 1)
+        bag.index.rebuild()
+        assert not [p for p in found(bag.path / "index", SECRET) if p.endswith(".bin")]
+
+
+def test_examples_are_tombstoned_and_what_waits_is_withdrawn(bag: Bag) -> None:
+    erase(bag, ["t1"])
+    learned, waiting = bag.ledger.all(Proposal)
+    assert [e.tombstone for e in learned.examples] == [True, False, True]
+    assert learned.status == "promoted"
+    assert waiting.status == "withdrawn"
+    assert learned.examples[1].prompt == OTHER
+
+
+def test_a_habit_that_rests_on_nothing_else_goes_and_one_that_does_is_named(bag: Bag) -> None:
+    done = erase(bag, ["t1"])
+    orphan, other = bag.ledger.all(Habit)
+    assert (orphan.stage, orphan.rule, orphan.quote) == ("released", "", "")
+    assert other.rule == "끝에 '꾸벅'을 붙여 줘."
+    assert done.habits == ("h2",)
+
+
+def test_a_habit_in_the_mask_keeps_its_words_until_it_is_forgotten(bag: Bag) -> None:
+    bag.selves.wear(lambda m: m.model_copy(update={"rules": (Rule(text=RULE, scope=("ko",), habit="h1"),)}), "x")
+    done = erase(bag, ["t1"])
+    assert done.habits == ("h1", "h2")
+    assert bag.selves.current().mask.rules[0].text == RULE
+    assert found(bag.path, SECRET) == []
+
+
+def test_a_self_trained_on_erased_words_cannot_come_back(bag: Bag) -> None:
+    base = bag.body.digest
+    tainted = bag.ledger.add(Self(base=base, parts=(Part(habit="h2", adapter="a-p1-1"),)))
+    bag.ledger.add(Speaking(self_name=tainted.id, cause="x"))
+    bag.ledger.add(Speaking(self_name=bag.ledger.add(Self(base=base)).id, cause="y"))
+    done = erase(bag, ["t1"])
+    assert done.adapters == ("a-p1-1",)
+    assert not (bag.path / "adapters" / "a-p1-1").exists(), "nothing wears it, and nothing may"
+    with pytest.raises(ConflictError, match="erased"):
+        bag.selves.back(tainted.id)
+
+
+def test_weights_that_speak_are_offered_for_training_anew(bag: Bag, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = bag.ledger.add(Self(base=bag.body.digest, parts=(Part(habit="h2", adapter="a-p1-1", scope=("ko",)),)))
+    bag.ledger.add(Speaking(self_name=now.id, cause="x"))
+    told = Habitus(bag).erase("t1")
+    assert (bag.path / "adapters" / "a-p1-1").exists(), "it speaks until the person has decided"
+    offer = bag.ledger.get(Proposal, told["proposal"])
+    assert (offer.kind, offer.status, offer.living) == ("consolidate", "waiting", ("h2",))
+    own = [e.prompt for e in offer.examples if e.habit == "h2"]
+    assert own == [OTHER]
+
+
+def test_a_whole_conversation_goes(bag: Bag) -> None:
+    bag.keep(Turn(thread="c-1", user="그리고 비밀 하나 더, 쀍", reply="네."))
+    assert Habitus(bag).erase("c-1")["turns"] == ["t1", "t3"]
+    assert found(bag.path, "뷁슭", "쀍") == []
+    assert Habitus(bag).erase("c-2")["turns"] == ["t2"]
+    with pytest.raises(NotFoundError, match="c-9"):
+        Habitus(bag).erase("c-9")
+
+
+def test_said_again_elsewhere_it_stays_there(bag: Bag) -> None:
+    bag.keep(Turn(thread="c-3", user=OTHER, reply="또 그러네요."))
+    erase(bag, ["t2"])
+    assert [t.user for t in bag.ledger.all(Turn)] == [SECRET, "", OTHER]
+
+
+def test_a_crash_before_the_files_were_rebuilt_is_made_good(bag: Bag, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.erasing.sweep", lambda bag: None)
+    erase(bag, ["t1"])
+    assert not bag.ledger.all(Erasure)[-1].swept
+    assert found(bag.path, "뷁슭")
+    monkeypatch.undo()
+    del bag.index
+    again = opened(bag.path)
+    sweep(again)
+    assert found(bag.path, "뷁슭") == []
+    assert again.ledger.all(Erasure)[-1].swept
+
+
+def _try_to_erase(home: Path) -> str:
+    try:
+        erase(opened(home), ["t1"])
+    except BusyError as error:
+        return str(error)
+    return ""
+
+
+def test_while_another_process_has_it_open_nothing_is_erased(bag: Bag) -> None:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        assert "Another process" in pool.submit(_try_to_erase, bag.path).result()
+    assert bag.ledger.get(Turn, "t1").user == SECRET
+
+
+def test_a_script_must_say_yes(bag: Bag) -> None:
+    def habitus(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-m", "app.cli", "--home", str(bag.path), *arguments], cwd=ROOT, capture_output=True, text=True)  # fmt: skip
+
+    refused = habitus("erase", "t1")
+    assert (refused.returncode, "--yes" in refused.stderr) == (2, True)
+    assert bag.ledger.get(Turn, "t1").user == SECRET

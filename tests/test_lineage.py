@@ -1,0 +1,136 @@
+"""From a habit back to its words, and from one self to another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agent.errors import NotFoundError
+from agent.models.scripted import ScriptedBody
+from agent.ports import Prompt
+from agent.records import (
+    Decision,
+    Example,
+    GateReport,
+    Habit,
+    Mask,
+    Part,
+    Probe,
+    Proposal,
+    Rule,
+    Run,
+    Self,
+    Speaking,
+    Turn,
+    Verdict,
+)
+from app import lineage, show
+from app.habitus import Habitus
+from app.wiring import open_bag, settings_of
+
+RULE = "끝에 '꾸벅'을 붙여 줘."
+
+
+def answer(prompt: Prompt) -> str:
+    """Says the rule's word where the prompt holds the rule."""
+    return "네 꾸벅." if "꾸벅" in str(prompt.messages[0]["content"]) else "네."
+
+
+@pytest.fixture
+def being(tmp_path: Path) -> Habitus:
+    """Told twice (t1, t3), proposed (p1), approved, trained, examined; it speaks in self-0002."""
+    bag = open_bag(tmp_path / "bag", settings_of(tmp_path / "bag"))
+    bag._make_body = lambda: ScriptedBody(answer)
+    ledger = bag.ledger
+    for text in ("끝에 '꾸벅' 붙여 줘", "안녕", "꾸벅 붙이라니까"):
+        ledger.add(Turn(thread="c-1", user=text, reply="네."))
+    ledger.add(Verdict(turn="t1", value=4, kind="instruction", reason="오래갈 부탁"))
+    told = ledger.add(Habit(rule=RULE, scope=("ko",)))
+    told = ledger.add(told.model_copy(update={"evidence": ("t1",), "at": ""}))
+    ledger.add(told.model_copy(update={"at": ""}))  # nothing new: no step of its own
+    told = ledger.add(
+        told.model_copy(update={"stage": "repeated", "evidence": ("t1", "t3"), "reason": "두 번 말했다", "at": ""})
+    )
+    rows = (
+        Example(origin="turn", language="ko", prompt="안녕", completion="네 꾸벅.", habit="h1", source="t2"),
+        Example(origin="anchor", language="ko", prompt="비 온다", completion="네."),
+    )
+    ledger.add(
+        Proposal(
+            kind="learn",
+            habit="h1",
+            rule=RULE,
+            scope=("ko",),
+            examples=rows,
+            living=("h1",),
+            rationale="되풀이",
+            status="promoted",
+        )
+    )
+    ledger.add(Decision(proposal="p1", verdict="approve", digest="d", note="좋아"))
+    ledger.add(Run(proposal="p1", base="b", data="d", config={}, adapter="a-p1", adapter_digest="x", seconds=12.0))
+    ledger.add(
+        GateReport(
+            proposal="p1",
+            adapter="a-p1",
+            passed=True,
+            probes=(Probe(name="habit", before=0, after=1, threshold=0.9, passed=True),),
+        )
+    )
+    ledger.add(told.model_copy(update={"stage": "essence", "at": ""}))
+    base = bag.body.digest
+    first = ledger.add(
+        Self(base=base, mask=Mask(rules=(Rule(text=RULE, scope=("ko",), habit="h1"),)), sampling={"top_k": 40})
+    )
+    second = ledger.add(
+        Self(base=base, parts=(Part(habit="h1", adapter="a-p1", scope=("ko",)),), sampling={"top_k": 50})
+    )
+    ledger.add_all([Speaking(self_name=first.id, cause="x"), Speaking(self_name=second.id, cause="p1")])
+    return Habitus(bag)
+
+
+def test_a_habit_leads_back_to_its_words(being: Habitus) -> None:
+    found = being.why("h1")
+    assert [(s["stage"], s["evidence"]) for s in found["road"]] == [
+        ("told", []), ("told", ["t1"]), ("repeated", ["t1", "t3"]), ("essence", ["t1", "t3"])
+    ]  # fmt: skip
+    assert [(t["turn_id"], t["user"]) for t in found["evidence"]] == [
+        ("t1", "끝에 '꾸벅' 붙여 줘"),
+        ("t3", "꾸벅 붙이라니까"),
+    ]
+    assert found["evidence"][0]["verdict"] == {"value": 4, "kind": "instruction", "reason": "오래갈 부탁"}
+    assert found["evidence"][1]["verdict"] is None
+    (p,) = found["proposals"]
+    assert (p["examples"], p["from_turns"], p["decisions"][0]["note"]) == (1, ["t2"], "좋아")
+    assert (p["runs"][0]["adapter"], p["gate"]) == ("a-p1", {"habit": 1.0})
+    assert (found["self"], found["parts"][0]["adapter"], found["in_mask"]) == ("self-0002", "a-p1", False)
+
+
+def test_a_habit_that_is_not_there_is_said_so(being: Habitus) -> None:
+    with pytest.raises(NotFoundError, match="h9"):
+        being.why("h9")
+
+
+def test_two_selves_are_compared_in_what_they_are_and_say(being: Habitus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(being.bag.selves), "voice", lambda *_: None)  # there are no weights behind this adapter
+    found = being.diff("self-0001", "self-0002")
+    assert found["parts"] == {"h1": [None, {"adapter": "a-p1", "weight": 1.0, "stage": "core"}]}
+    assert found["rules"] == {RULE: [["ko"], None]}
+    assert found["settings"] == {"sampling.top_k": [40, 50]}
+    assert found["asked"] == 2 * lineage.ASKED
+    assert len(found["answers"]) == lineage.ASKED, "the rule holds in Korean alone"
+    assert {(s["a"], s["b"]) for s in found["answers"]} == {("네 꾸벅.", "네.")}
+    same = being.diff("self-0001", "self-0001")
+    assert [same[key] for key in ("parts", "rules", "settings", "answers")] == [{}, {}, {}, []]
+
+
+def test_both_can_be_read_at_the_terminal(
+    being: Habitus, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(type(being.bag.selves), "voice", lambda *_: None)
+    show.why(being.why("h1"))
+    show.diff(being.diff("self-0001", "self-0002"))
+    read = capsys.readouterr().out
+    for piece in ("a-p1 × 1.0", "오래갈 부탁", "1 rows of its own, 1 from your turns", "Answers that differ: 12 of 24"):
+        assert piece in read
