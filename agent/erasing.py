@@ -169,7 +169,8 @@ def sweep(bag: Bag) -> Erasure | None:
     bag.index.rebuild()
     for path in bag.path.glob("checkpoints.db*"):  # only an index: `learn` begins anew from the recorded decision
         path.unlink()
-    for path in (bag.path / "runs").glob("*/job.json"):  # left by a training that was cut off
-        path.unlink()
+    for name in ("job.json", "report.md", "report.json"):  # the one left by a cut-off training, the others rewritten
+        for path in (bag.path / "runs").glob(f"*/{name}"):
+            path.unlink()
     ledger.compact()
     return ledger.add_all([e.model_copy(update={"swept": True, "at": ""}) for e in todo])[-1]

@@ -28,7 +28,7 @@ R = TypeVar("R", bound=Record)
 SCHEMA = 1
 WORDS = frozenset(
     ("user", "reply", "text", "rule", "rules", "quote", "reason", "rationale", "prompt", "completion", "teacher", "prompts",
-     "entry", "note", "risks", "conflicts", "preview", "result", "mood", "few_shot", "what", "failure")
+     "entry", "note", "risks", "conflicts", "preview", "result", "mood", "few_shot", "what", "failure", "samples")
 )  # fmt: skip
 ALL_WORDS = frozenset(("arguments", "persona", "personas"))  # here every text is words, whatever its key
 GENESIS = "0" * 64

@@ -182,7 +182,10 @@ class Run(Record):
     config: dict[str, object]
     adapter: str = ""
     adapter_digest: str = ""
-    curve: tuple[tuple[int, float], ...] = ()
+    curve: tuple[tuple[int, float], ...] = ()  # (step, loss)
+    validation: tuple[tuple[int, float], ...] = ()  # the same on rows that were kept out
+    stopped_early: bool = False
+    environment: dict[str, str] = {}  # what else the bytes of an adapter depend on: versions, threads, device
     seconds: float = 0.0
     peak_mb: float = 0.0
     failure: str = ""
@@ -207,6 +210,7 @@ class GateReport(Record):
     passed: bool
     mask_line_needed: bool = False
     probes: tuple[Probe, ...] = ()
+    samples: tuple[tuple[str, str, str], ...] = ()  # (question, what the speaking self said, what the candidate says)
     seconds: float = 0.0
 
 

@@ -116,6 +116,10 @@ class TrainingTable(Table):
     warmup: float = Field(0.1, ge=0, le=0.5)
     weight_decay: float = Field(0.0, ge=0, le=1)
     focus: float = Field(8.0, ge=0, le=100, description="distill: extra weight of the tokens that the rule changes")
+    validation: float = Field(0.08, ge=0, le=0.5, description="share of the rows kept out, to see how it generalises")
+    patience: float = Field(
+        0.05, ge=0, description="stop when the loss on those rows rises by this share above its best"
+    )
     seed: int = 7
     strategy: Literal["core", "fresh"] = "core"
 

@@ -80,6 +80,7 @@ def parser() -> argparse.ArgumentParser:
     proposals = add("proposals", say("what it wants to become, and why"))
     shows = proposals.add_subparsers(dest="show", metavar="show", parser_class=_Parser)
     add("show", say("one proposal in full"), shows).add_argument("id", metavar="ID")
+    add("report", say("how its training went"), shows).add_argument("id", metavar="ID")
     approve = add("approve", say("approve a proposal as shown"))
     approve.add_argument("id", metavar="ID")
     approve.add_argument(
@@ -99,6 +100,7 @@ def parser() -> argparse.ArgumentParser:
     selves = self_.add_subparsers(dest="what", metavar="ACTION", parser_class=_Parser)
     add("log", say("how it came to be"), selves)
     add("show", say("one self in full"), selves).add_argument("name", metavar="NAME")
+    add("rebuild", say("train its adapters again from the ledger"), selves).add_argument("name", metavar="NAME")
     diff = add("diff", say("what two selves are made of and say differently"), selves)
     diff.add_argument("a", metavar="A")
     diff.add_argument("b", metavar="B")
@@ -197,10 +199,15 @@ def _run(options: argparse.Namespace, as_json: bool) -> None:
         case "ruminate":
             _print(habitus.ruminate(), as_json, show.rumination)
         case "proposals":
-            if options.show:
-                _print(habitus.proposal(options.id), as_json, show.proposal)
-            else:
-                _print(habitus.proposals(), as_json, show.proposals)
+            match options.show:
+                case "show":
+                    _print(habitus.proposal(options.id), as_json, show.proposal)
+                case "report":
+                    from app.report import markdown
+
+                    _print(habitus.report(options.id), as_json, lambda r: print(markdown(r)))
+                case _:
+                    _print(habitus.proposals(), as_json, show.proposals)
         case "approve":
             shown = options.digest or _confirmed(habitus, options.id, as_json)
             _print(habitus.approve(options.id, shown, options.note), as_json, show.decided)
@@ -216,6 +223,8 @@ def _run(options: argparse.Namespace, as_json: bool) -> None:
             match options.what:
                 case "log":
                     _print(habitus.self_log(), as_json, show.self_log)
+                case "rebuild":
+                    _print(habitus.rebuild(options.name), as_json, show.rebuilt)
                 case "diff":
                     _print(habitus.diff(options.a, options.b), as_json, show.diff)
                 case _:

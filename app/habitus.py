@@ -19,7 +19,7 @@ from agent.erasing import erase, sweep
 from agent.errors import ConflictError, HabitusError, NotFoundError, UsageError
 from agent.learning.data import digest, is_probe
 from agent.learning.proposing import file_consolidation, file_release, refile, stale
-from agent.learning.running import check_approved
+from agent.learning.running import check_approved, rebuild
 from agent.models.chat import to_message
 from agent.phrase import Phrase
 from agent.ports import BASE, Prompt, Voice
@@ -38,6 +38,7 @@ from agent.records import (
     Verdict,
 )
 from app import lineage
+from app import report as training_report
 from app.conversation import Conversation, new_thread, with_rule, without_rule
 from graphs import converse, ruminate, update
 from graphs.context import Context, Progress, silent
@@ -348,6 +349,7 @@ class Habitus:
         run = self.bag.ledger.get(Run, state["run"]) if state.get("run") else None
         reports = self.bag.ledger.all(GateReport, parent=p.id)
         report = reports[-1] if reports else None
+        self._write_report(p.id)
         train, gate = (run.seconds if run else 0.0), (report.seconds if report else 0.0)
         return {
             "proposal": p.id,
@@ -357,6 +359,36 @@ class Habitus:
             "gate": gate_json(report) if report else {"passed": True, "probes": []},
             "seconds": {"train": train, "gate": gate, "swap": round(max(0.0, whole - train - gate), 2)},
         }
+
+    def report(self, ref: str) -> Json:
+        """What one training was, for a person to read in a minute."""
+        return training_report.data(self.bag, ref)
+
+    def _write_report(self, ref: str) -> None:
+        """The report beside the run's log, as Markdown, JSON and a picture of the curves."""
+        found = self.report(ref)
+        if found["run"] is None:
+            return
+        folder = self.bag.path / "runs" / ref
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "report.md").write_text(training_report.markdown(found), "utf-8")
+        (folder / "report.json").write_text(json.dumps(found, ensure_ascii=False, indent=1), "utf-8")
+        (folder / "curve.svg").write_text(training_report.curve(found["run"]), "utf-8")
+
+    def rebuild(self, name: str) -> Json:
+        """Train the adapters of a self again from the ledger alone, and say whether the same bytes came out."""
+        bag = self.bag
+        who = bag.selves.get(name)
+        runs = {r.adapter: r for r in bag.ledger.all(Run)}
+        with bag.training_lock():
+            found = [
+                {"adapter": a, "digest": runs[a].adapter_digest, "rebuilt": rebuild(bag, a, self._trained)}
+                for a in dict.fromkeys(p.adapter for p in who.parts)
+            ]
+        return {"self": who.id, "adapters": found, "same": all(f["digest"] == f["rebuilt"] for f in found)}
+
+    def _trained(self, event: Json) -> None:
+        self.context.progress("train", event)
 
     @cached_property
     def _update(self) -> Any:

@@ -305,6 +305,18 @@ def diff(r: Json) -> None:
         print(f"  {visible(said['text'])}\n    {r['a']}  {visible(said['a'])}\n    {r['b']}  {visible(said['b'])}")
 
 
+def rebuilt(r: Json) -> None:
+    """Whether the ledger gave the same bytes again."""
+    for a in r["adapters"]:
+        if a["digest"] == a["rebuilt"]:
+            print("✓ " + say("{adapter}: the same bytes again", adapter=a["adapter"]))
+        else:
+            print("✗ " + say("{adapter}: other bytes ({found} instead of {known}); was it another machine or version?",
+                             adapter=a["adapter"], found=a["rebuilt"][:12], known=a["digest"][:12]))  # fmt: skip
+    if not r["adapters"]:
+        print(say("{who} wears no adapters.", who=r["self"]))
+
+
 def _one_line(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{k} {v}" for k, v in value.items())

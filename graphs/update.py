@@ -143,8 +143,11 @@ def _examine(state: State, runtime: Runtime[Context]) -> State:
         tools=bag.toolboxes,
         table=bag.settings.gate,
     )
-    passed, probes, seconds = examine(exam)
-    bag.ledger.add(GateReport(proposal=proposal.id, adapter=name, passed=passed, probes=probes, seconds=seconds))
+    probes, samples, seconds = examine(exam)
+    passed = all(p.passed for p in probes)
+    bag.ledger.add(
+        GateReport(proposal=proposal.id, adapter=name, passed=passed, probes=probes, samples=samples, seconds=seconds)
+    )
     return {"passed": passed or proposal.kind in LETTING_GO}
 
 

@@ -93,14 +93,16 @@ def test_help_lists_the_contract_so_far_and_nothing_that_does_not_work() -> None
 
 
 @pytest.mark.parametrize(
-    ("command", "subcommands"), [("mask", {"add", "drop", "use"}), ("proposals", {"show"})], ids=["mask", "proposals"]
+    ("command", "subcommands"),
+    [("mask", {"add", "drop", "use"}), ("proposals", {"show", "report"})],
+    ids=["mask", "proposals"],
 )
 def test_a_command_lists_its_parts(command: str, subcommands: set[str]) -> None:
     assert commands(helped(command)) == subcommands
 
 
 def test_self_lists_its_parts() -> None:
-    assert commands(helped("self")) == {"log", "show", "diff"}
+    assert commands(helped("self")) == {"log", "show", "diff", "rebuild"}
 
 
 @pytest.mark.parametrize(

@@ -283,6 +283,31 @@ def test_the_ledger_tells_the_whole_story_and_its_chain_holds(taught: Path, tmp_
         sqlite3.connect(tmp_path / "bag" / "ledger.db").execute("DELETE FROM rows")
 
 
+def test_a_self_is_rebuilt_from_the_ledger_alone_byte_for_byte(taught: Path, tmp_path: Path) -> None:
+    being = copy(taught, tmp_path)
+    (adapter,) = (tmp_path / "bag" / "adapters").iterdir()
+    shutil.rmtree(adapter)
+    with pytest.raises(StorageError, match="not whole"):
+        being.ask(["hello"])
+    told = being.rebuild(being.bag.selves.current().id)
+    assert told["same"], told
+    assert adapter.is_dir()
+    assert being.ask(["hello"])[0]["self"] == being.bag.selves.current().id
+
+
+def test_a_training_leaves_a_report(taught: Path, tmp_path: Path) -> None:
+    being = copy(taught, tmp_path)
+    folder = tmp_path / "bag" / "runs" / "p1"
+    told = json.loads((folder / "report.json").read_text())
+    assert told == being.report("p1")
+    assert len(told["samples"]) == 8
+    assert told["run"]["validation"][-1][1] < told["run"]["validation"][0][1]
+    assert told["self_after"]["name"] == being.bag.selves.current().id
+    read = (folder / "report.md").read_text()
+    assert all(piece in read for piece in ("zibble", "curve.svg", "rows kept out", told["samples"][0]["question"]))
+    assert "<polyline" in (folder / "curve.svg").read_text()
+
+
 def test_a_bag_moves_with_its_folder(taught: Path, tmp_path: Path) -> None:
     asks = small_talk("en", 6)
     here = [r["reply"] for r in open_habitus(str(taught)).ask(asks, with_rules=False)]

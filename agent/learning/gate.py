@@ -48,8 +48,8 @@ class Exam:
         return tuple(h.rule for h in carried if language in h.scope)
 
 
-def examine(exam: Exam) -> tuple[bool, tuple[Probe, ...], float]:
-    """Sit the exam: passed or not, every probe, seconds."""
+def examine(exam: Exam) -> tuple[tuple[Probe, ...], tuple[tuple[str, str, str], ...], float]:
+    """Sit the exam: every probe, some answers before and after, seconds."""
     started = time.monotonic()
     match exam.purpose:
         case "release":
@@ -60,7 +60,19 @@ def examine(exam: Exam) -> tuple[bool, tuple[Probe, ...], float]:
             probes = [_habit(exam, exam.habit, Phrase("habit"), exam.table.habit)]
     probes += [_habit(exam, h, Phrase("earlier {habit}", habit=h.id), exam.table.earlier) for h in exam.earlier]
     probes += [_unrelated(exam), _rules(exam), _tools(exam)]
-    return all(p.passed for p in probes), tuple(probes), round(time.monotonic() - started, 2)
+    return tuple(probes), tuple(_samples(exam)), round(time.monotonic() - started, 2)
+
+
+def _samples(exam: Exam) -> list[tuple[str, str, str]]:
+    """The same questions put to both: six where the habit applies, two elsewhere."""
+    found: list[tuple[str, str, str]] = []
+    languages: list[Language] = ["ko", "en"]
+    for language in languages:
+        texts = bank("probes", language)["talk"][: 6 if language in exam.habit.scope else 2]
+        prompts = exam.prompts(language, texts, ())
+        before, after = (exam.body.answers(prompts, v[language]) for v in (exam.speaking, exam.candidate))
+        found += zip(texts, before, after, strict=True)
+    return found
 
 
 def _probe(

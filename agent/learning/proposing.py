@@ -38,6 +38,8 @@ def config_of(bag: Bag, method: Method) -> dict[str, Any]:
         "warmup": table.warmup,
         "weight_decay": table.weight_decay,
         "focus": table.focus,
+        "validation": table.validation,
+        "patience": table.patience,
         "seed": table.seed,
         "rank": lora.rank,
         "alpha": lora.alpha,

@@ -19,6 +19,7 @@ from agent.records import Decision, Proposal, Run
 from agent.selves import digest_of
 
 ROOT = Path(__file__).parents[2]
+Progress = Callable[[dict[str, Any]], None]
 
 
 def check_approved(bag: Bag, proposal: Proposal) -> None:
@@ -40,7 +41,7 @@ def check_approved(bag: Bag, proposal: Proposal) -> None:
         )
 
 
-def train(bag: Bag, proposal: Proposal, progress: Callable[[dict[str, Any]], None]) -> Run:
+def train(bag: Bag, proposal: Proposal, progress: Progress) -> Run:
     """Train what was approved; a run that already produced its adapter is returned as it is.
 
     Raises:
@@ -51,6 +52,56 @@ def train(bag: Bag, proposal: Proposal, progress: Callable[[dict[str, Any]], Non
         if run.adapter and (bag.path / "adapters" / run.adapter).is_dir():
             return run
     work = bag.path / "runs" / proposal.id
+    common = {"proposal": proposal.id, "base": proposal.base, "data": proposal.digest, "config": proposal.config}
+    try:
+        figures = _fit(bag, proposal, work, progress)
+    except LearningError as error:
+        bag.ledger.add(Run.model_validate({**common, "failure": error.message}))
+        raise
+    fingerprint = digest_of(work / "adapter")
+    name = f"a-{proposal.id}-{fingerprint[:8]}"
+    _install(work / "adapter", bag.path / "adapters" / name)
+    return bag.ledger.add(Run.model_validate({**common, **figures, "adapter": name, "adapter_digest": fingerprint}))
+
+
+def rebuild(bag: Bag, adapter: str, progress: Progress) -> str:
+    """Train an adapter again from the ledger alone; its digest now. Put in its place if it is the same and missing.
+
+    The same bytes come out on the same machine, with the same versions and number of threads
+    (``Run.environment``).
+
+    Raises:
+        ConflictError: it was trained on words that were erased, or on another base.
+        LearningError: the training failed.
+    """
+    run = next(r for r in bag.ledger.all(Run) if r.adapter == adapter)
+    proposal = bag.ledger.get(Proposal, run.proposal)
+    if any(e.tombstone for e in proposal.examples) or run.base != bag.body.digest:
+        raise ConflictError(
+            "{adapter} cannot be rebuilt: it rests on words that were erased, or on another base.", adapter=adapter
+        )
+    work = bag.path / "runs" / f"rebuild-{proposal.id}"
+    try:
+        _fit(bag, proposal, work, progress, int(run.environment.get("threads", 0)))
+        found = digest_of(work / "adapter")
+        if found == run.adapter_digest:
+            _install(work / "adapter", bag.path / "adapters" / adapter)
+        return found
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _install(made: Path, home: Path) -> None:
+    """An adapter's place is its own for good."""
+    home.parent.mkdir(exist_ok=True)
+    if not home.exists():
+        os.replace(made, home)
+        for path in home.iterdir():
+            path.chmod(0o444)
+
+
+def _fit(bag: Bag, proposal: Proposal, work: Path, progress: Progress, threads: int = 0) -> dict[str, Any]:
+    """Run the trainer in ``work``; what it measured."""
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     template = bag.settings.model.template
@@ -62,11 +113,14 @@ def train(bag: Bag, proposal: Proposal, progress: Callable[[dict[str, Any]], Non
         "personas": proposal.config["personas"],
         "tools": bag.toolboxes,
         "template": Path(template).read_text("utf-8") if template else "",
+        "threads": threads or bag.settings.model.threads,
         "out": str(work),
     }
     file, log = work / "job.json", work / "log.txt"
     file.write_text(json.dumps(job, ensure_ascii=False), "utf-8")
     curve: list[tuple[int, float]] = []
+    validation: list[tuple[int, float]] = []
+    early = False
     last: dict[str, Any] = {}
     env = {
         **os.environ,
@@ -88,19 +142,20 @@ def train(bag: Bag, proposal: Proposal, progress: Callable[[dict[str, Any]], Non
                     continue  # some library's remark
                 if "loss" in last:
                     curve.append((int(last["step"]), float(last["loss"])))
+                if "validation" in last:
+                    validation.append((int(last["step"]), float(last["validation"])))
+                early = early or last.get("stage") == "stopped early"
                 progress(last)
             code = process.wait()
         except BaseException:
             process.kill()  # Ctrl-C: nothing is half-promoted, the proposal stays approved
             process.wait()
             raise
-    common = {"proposal": proposal.id, "base": proposal.base, "data": proposal.digest, "config": proposal.config}
     if code != 0 or last.get("stage") != "done":
         reason = {
             3: Phrase("the data is not what was approved"),
             4: Phrase("row {row} is longer than [training] context_length", row=last.get("row")),
         }.get(code, Phrase("it ended with code {code}", code=code))
-        bag.ledger.add(Run.model_validate({**common, "failure": reason}))
         raise LearningError(
             "The training of {ref} failed: {reason}.",
             "Its log is {log}; `habitus learn` tries again.",
@@ -108,25 +163,11 @@ def train(bag: Bag, proposal: Proposal, progress: Callable[[dict[str, Any]], Non
             reason=reason,
             log=log,
         )
-    fingerprint = digest_of(work / "adapter")
-    name = f"a-{proposal.id}-{fingerprint[:8]}"
-    home = bag.path / "adapters" / name
-    home.parent.mkdir(exist_ok=True)
-    if not home.exists():
-        os.replace(work / "adapter", home)
-        for path in home.iterdir():
-            path.chmod(0o444)
     shutil.rmtree(work / "trainer", ignore_errors=True)
     file.unlink()  # the rows stand in the ledger; words of a conversation lie in no second place
-    return bag.ledger.add(
-        Run.model_validate(
-            {
-                **common,
-                "adapter": name,
-                "adapter_digest": fingerprint,
-                "curve": curve,
-                "seconds": last["seconds"],
-                "peak_mb": last["peak_mb"],
-            }
-        )
-    )
+    return {
+        "curve": curve,
+        "validation": validation,
+        "stopped_early": early,
+        **{key: last[key] for key in ("seconds", "peak_mb", "environment")},
+    }

@@ -9,10 +9,13 @@ distillation, Snell et al. 2022, arXiv 2209.15189); ``sft`` is plain cross-entro
 from __future__ import annotations
 
 import json
+import math
 import os
+import platform
 import resource
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +57,8 @@ def main(job_file: Path) -> None:
 
     noise.set_verbosity_error()
     set_seed(config["seed"])
+    if job.get("threads"):
+        torch.set_num_threads(job["threads"])
     torch.set_flush_denormal(True)  # as the loss nears nothing, denormal numbers make a CPU four times slower
     cuda = torch.cuda.is_available()
     tok = AutoTokenizer.from_pretrained(job["base_path"])
@@ -121,6 +126,9 @@ def main(job_file: Path) -> None:
                 top = logp.topk(min(TOP, logp.shape[-1]), -1)
                 belief[d["row"]] = top.values.clone(), top.indices.clone(), 1 + config["focus"] * changed
 
+    every = round(1 / config["validation"]) if config["validation"] else 0
+    held = data[every - 1 :: every] if every and len(data) >= 4 * every else []  # never trained on: how it generalises
+    kept = [d for d in data if d not in held]
     quick = not cuda and torch.cpu._is_avx512_bf16_supported()  # elsewhere bf16 on a CPU is slower than fp32
 
     class Trainer(SFTTrainer):  # type: ignore[misc]
@@ -163,6 +171,23 @@ def main(job_file: Path) -> None:
             if logs and "loss" in logs:
                 say(step=state.global_step, of=state.max_steps, loss=round(float(logs["loss"]), 5))
 
+        best = math.inf
+
+        def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if not held:
+                return
+            trainer.model.eval()
+            with torch.no_grad():
+                batches = [collate(held[i : i + 16]) for i in range(0, len(held), 16)]
+                losses = [float(trainer.compute_loss(trainer.model, b)) for b in batches]
+            trainer.model.train()
+            loss = sum(losses) / len(losses)
+            say(step=state.global_step, of=state.max_steps, validation=round(loss, 5))
+            if loss > self.best * (1 + config["patience"]):
+                say(stage="stopped early", step=state.global_step)
+                control.should_training_stop = True
+            self.best = min(self.best, loss)
+
     out = Path(job["out"])
     trainer = Trainer(
         model=model,
@@ -187,7 +212,7 @@ def main(job_file: Path) -> None:
             gradient_checkpointing=cuda,
             max_length=None,
         ),
-        train_dataset=Dataset.from_list(data),
+        train_dataset=Dataset.from_list(kept),
         processing_class=tok,
         data_collator=collate,
         callbacks=[Progress()],
@@ -203,12 +228,25 @@ def main(job_file: Path) -> None:
     say(stage="training")
     trainer.train()
     trainer.model.save_pretrained(str(out / "adapter"))
+    ordered(out / "adapter" / "adapter_config.json")
     say(
         stage="done",
         seconds=round(time.monotonic() - started, 2),
         peak_mb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
         gpu_mb=round(torch.cuda.max_memory_allocated() / 2**20, 1) if cuda else 0,
+        environment={
+            **{name: version(name) for name in ("torch", "transformers", "peft", "trl")},
+            "threads": str(torch.get_num_threads()),
+            "device": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
+        },
     )
+
+
+def ordered(file: Path) -> None:
+    """Sort the lists of a JSON file: PEFT writes sets, and the same training shall give the same bytes."""
+    table = json.loads(file.read_text("utf-8"))
+    table = {k: sorted(v) if isinstance(v, list) else v for k, v in table.items()}
+    file.write_text(json.dumps(table, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
 def stacked(rows: list[dict[str, Any]], key: str, pad: int) -> dict[str, torch.Tensor]:

@@ -1,0 +1,146 @@
+"""The report of one training, to be read in a minute: what and why, curves, answers, exam."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agent.bag import Bag
+from agent.records import GateReport, Proposal, Run, Self, Speaking
+from agent.settings import RANGES, Settings
+from app.show import visible
+from app.words import recorded, say
+
+Json = dict[str, Any]
+WIDTH, HEIGHT = 640, 240
+
+
+def data(bag: Bag, ref: str) -> Json:
+    """Everything the report says, from the ledger alone.
+
+    Raises:
+        NotFoundError: no such proposal.
+    """
+    ledger = bag.ledger
+    p = ledger.get(Proposal, ref)
+    runs = [r for r in ledger.all(Run, parent=ref) if r.adapter]
+    gates = ledger.all(GateReport, parent=ref)
+    run, gate = (runs[-1] if runs else None), (gates[-1] if gates else None)
+    origins = [e.origin for e in p.examples if not e.tombstone]
+    before, after = _selves(bag, ref)
+    return {
+        "proposal": p.id, "kind": p.kind, "status": p.status, "habit": p.habit, "rule": p.rule, "quote": p.quote,
+        "why": p.rationale, "scope": list(p.scope), "rows": {o: origins.count(o) for o in ("turn", "invented", "anchor")},
+        "config": {k: v for k, v in p.config.items() if not isinstance(v, dict)},
+        "reasons": _reasons(bag.settings, p.config),
+        "run": run.model_dump(mode="json", include={"adapter", "curve", "validation", "stopped_early", "seconds", "peak_mb", "environment"}) if run else None,
+        "samples": [{"question": q, "before": b, "after": a} for q, b, a in gate.samples] if gate else [],
+        "gate": gate.model_dump(mode="json", include={"passed", "probes", "seconds"}) if gate else None,
+        "self_before": before, "self_after": after,
+    }  # fmt: skip
+
+
+def _selves(bag: Bag, ref: str) -> tuple[Json | None, Json | None]:
+    """Who spoke before the promotion, and who since; None for a promotion that never was."""
+    trail = bag.ledger.rows(Speaking)
+    for i, s in enumerate(trail):
+        if s.cause == ref:
+            return _brief(bag.selves.get(trail[i - 1].self_name)) if i else None, _brief(bag.selves.get(s.self_name))
+    return None, None
+
+
+def _brief(who: Self) -> Json:
+    return {"name": who.id, "parts": [f"{p.habit} × {p.weight:g} ({p.stage})" for p in who.parts], "rules": [r.text for r in who.mask.rules]}  # fmt: skip
+
+
+def _reasons(settings: Settings, config: Json) -> dict[str, str]:
+    """Why the numbers are what they are."""
+    if not config.get("method"):
+        return {}
+    low, high = RANGES["training.learning_rate"]
+    hot = config["learning_rate"] > high
+    return {
+        "method": say("match what the frozen base says under the rule, not only its words") if config["method"] == "distill" else say("learn the words themselves"),
+        "strategy": say("one adapter from the frozen base over all living habits: nothing is stacked") if config["strategy"] == "core" else say("an adapter of its own: at once, and released by taking it off"),
+        "learning_rate": say("a tiny model learns a habit only at a high rate") if hot else say("inside the range for a Llama, {low} to {high}", low=low, high=high),
+        "focus": say("tokens that the rule changes count up to {times} times as much", times=1 + config["focus"]),
+        "validation": say("this share of the rows is kept out, to see whether it generalises"),
+    }  # fmt: skip
+
+
+def markdown(r: Json) -> str:
+    """The report as Markdown, in the person's language; the curve lies beside it as ``curve.svg``."""
+    rows, run, gate = r["rows"], r["run"], r["gate"]
+    lines = [f"# {r['proposal']}: {visible(r['rule'])}", ""]
+    lines += [f"{say(r['kind'])} · {say(r['status'])} · {r['habit']} · {', '.join(r['scope'])}", ""]
+    if r["quote"]:
+        lines += [f"> {visible(r['quote'])}", ""]
+    lines += [visible(r["why"]), ""]
+    lines += [say("Rows: {turn} from your turns, {invented} invented, {anchor} that keep the rest.", **rows), ""]
+    if r["reasons"]:
+        lines += [f"- `{k}` {r['config'][k]}: {reason}" for k, reason in r["reasons"].items()]
+        lines += [
+            f"- `{k}` {v}" for k, v in r["config"].items() if k not in r["reasons"] and not isinstance(v, list)
+        ] + [""]
+    if run:
+        lines += [f"## {say('Training')}", "", "![](curve.svg)", ""]
+        ends = (
+            {"first": run["curve"][0][1], "last": run["curve"][-1][1]} if run["curve"] else {"first": 0.0, "last": 0.0}
+        )
+        lines += [
+            say(
+                "Loss {first:.3f} → {last:.3f}; {seconds:.0f} s; {peak:.0f} MB at most.",
+                seconds=run["seconds"],
+                peak=run["peak_mb"],
+                **ends,
+            )
+        ]
+        if run["validation"]:
+            lines += [say("On rows kept out: {losses}.", losses=" → ".join(f"{x:.3f}" for _, x in run["validation"]))]
+        if run["stopped_early"]:
+            lines += [say("Stopped early: the rows kept out were getting worse.")]
+        lines += [""]
+    if r["samples"]:
+        lines += [f"## {say('The same questions before and after')}", ""]
+        for s in r["samples"]:
+            lines += [f"- {visible(s['question'])}", f"  - {visible(s['before'])}", f"  - {visible(s['after'])}"]
+        lines += [""]
+    if gate:
+        lines += [f"## {say('The gate')}: {'✓' if gate['passed'] else '✗'}", ""]
+        lines += [
+            f"| | {say('probe')} | {say('before')} | {say('after')} | {say('needs')} | |",
+            "|---|---|---|---|---|---|",
+        ]
+        for q in gate["probes"]:
+            mark, name, detail = "✓" if q["passed"] else "✗", recorded(q["name"]), recorded(q["detail"])
+            lines += [
+                f"| {mark} | {name} | {q['before']:.1%} | {q['after']:.1%} | {q['threshold']:.0%} | {q['count']} {detail} |"
+            ]
+        lines += [""]
+    for title, who in ((say("The self before"), r["self_before"]), (say("The self after"), r["self_after"])):
+        if who:
+            held = [*who["parts"], *(visible(x) for x in who["rules"])]
+            lines += [f"{title}: {who['name']}: {'; '.join(held) or '–'}", ""]
+    return "\n".join(lines)
+
+
+def curve(run: Json) -> str:
+    """Loss in training (line) and on the rows kept out (dots), as an SVG picture."""
+    points = [(x, y) for x, y in [*run["curve"], *run["validation"]]]
+    right, top = max((x for x, _ in points), default=1), max((y for _, y in points), default=1.0) or 1.0
+
+    def place(x: float, y: float) -> str:
+        return f"{40 + (WIDTH - 60) * x / right:.1f},{HEIGHT - 30 - (HEIGHT - 50) * y / top:.1f}"
+
+    line = " ".join(place(*p) for p in run["curve"])
+    dots = "".join(
+        '<circle cx="{}" cy="{}" r="4" fill="#c2410c"/>'.format(*place(*p).split(",")) for p in run["validation"]
+    )
+    label = '<text x="{}" y="{}" font-family="sans-serif" font-size="12" fill="#555">{}</text>'
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}">'
+        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>'
+        f'<path d="M40,20 V{HEIGHT - 30} H{WIDTH - 20}" fill="none" stroke="#999"/>'
+        f'<polyline points="{line}" fill="none" stroke="#1d4ed8" stroke-width="2"/>{dots}'
+        + label.format(4, 24, f"{top:.2f}") + label.format(28, HEIGHT - 26, 0) + label.format(WIDTH - 60, HEIGHT - 10, f"{right}")
+        + label.format(WIDTH - 250, 30, "— training   ● rows kept out") + "</svg>\n"
+    )  # fmt: skip
