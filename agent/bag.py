@@ -167,9 +167,9 @@ def drop_rule(bag: Bag, text: str) -> None:
 
 
 def settled(bag: Bag) -> set[str]:
-    """Habits that are in the weights, or about to be decided on."""
+    """Habits that hold in the weights, or about to be decided on."""
     open_ = {p.habit for p in bag.ledger.all(Proposal) if p.status in ("waiting", "approved", "running")}
-    return open_ | {part.habit for part in bag.selves.current().parts}
+    return open_ | {h.id for h in living(bag) if h.stage in ("essence", "fading")}
 
 
 def living(bag: Bag) -> list[Habit]:

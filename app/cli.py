@@ -208,6 +208,14 @@ def _run(options: argparse.Namespace, as_json: bool) -> None:
                     _print(habitus.report(options.id), as_json, lambda r: print(markdown(r)))
                 case _:
                     _print(habitus.proposals(), as_json, show.proposals)
+        case "approve" if options.id == "decay":
+            if not options.digest and (as_json or not sys.stdin.isatty()):
+                raise UsageError("A script approves with --digest.", "For standing leave to fade: --digest decay.")
+            if not options.digest and not _yes(say("May it let unused habits fade without asking each time? [y/N] ")):
+                raise ConflictError("Nothing was approved.")
+            _print(habitus.allow_decay(True, options.note), as_json, show.allowed)
+        case "veto" if options.id == "decay":
+            _print(habitus.allow_decay(False, options.reason), as_json, show.allowed)
         case "approve":
             shown = options.digest or _confirmed(habitus, options.id, as_json)
             _print(habitus.approve(options.id, shown, options.note), as_json, show.decided)
@@ -247,12 +255,15 @@ def _sure(ref: str, as_json: bool) -> None:
         raise UsageError(
             "Erasing cannot be undone, so a script says --yes.", "If you mean it: `habitus erase {ref} --yes`.", ref=ref
         )
-    try:
-        said = input(say("Erase {ref} for good? This cannot be undone. [y/N] ", ref=ref))
-    except EOFError:
-        said = ""
-    if said.strip().lower() not in YES:
+    if not _yes(say("Erase {ref} for good? This cannot be undone. [y/N] ", ref=ref)):
         raise ConflictError("Nothing was erased.")
+
+
+def _yes(question: str) -> bool:
+    try:
+        return input(question).strip().lower() in YES
+    except EOFError:
+        return False
 
 
 def _confirmed(habitus: Habitus, ref: str, as_json: bool) -> str:
@@ -272,11 +283,7 @@ def _confirmed(habitus: Habitus, ref: str, as_json: bool) -> str:
             "A script approves with --digest.", "The digest stands in `habitus proposals show {ref} --json`.", ref=ref
         )
     show.proposal(found)
-    try:
-        answer = input("\n" + say("May this grow into its weights? [y/N]") + " ")
-    except EOFError:
-        answer = ""
-    if answer.strip().lower() not in YES:
+    if not _yes("\n" + say("May this grow into its weights? [y/N]") + " "):
         raise ConflictError(
             "Nothing was approved.", "To refuse it for good: `habitus veto {ref} --reason TEXT`.", ref=ref
         )

@@ -18,6 +18,7 @@ from agent.bag import Bag, drop_rule, living
 from agent.erasing import erase, sweep
 from agent.errors import ConflictError, HabitusError, NotFoundError, UsageError
 from agent.learning.data import digest, is_probe
+from agent.learning.lifecycle import DECAY, standing
 from agent.learning.proposing import file_consolidation, file_release, refile, stale
 from agent.learning.running import check_approved, rebuild
 from agent.models.chat import to_message
@@ -179,6 +180,15 @@ class Habitus:
 
     def _turn(self, ref: str) -> Turn:
         return self.bag.ledger.get(Turn, ref)
+
+    def allow_decay(self, yes: bool, note: str = "") -> Json:
+        """The person's standing leave to let unused habits fade without being asked each time, or its end.
+
+        It covers lowering a weight down to the floor, never a release.
+        """
+        verdict: Literal["approve", "veto"] = "approve" if yes else "veto"
+        made = self.bag.ledger.add(Decision(proposal=DECAY, verdict=verdict, digest="", note=note))
+        return {"id": DECAY, "status": "approved" if yes else "vetoed", "at": made.at}
 
     def approve(self, ref: str, digest: str, note: str = "") -> Json:
         """The person's approval, bound to the digest of what was shown."""
@@ -404,8 +414,13 @@ class Habitus:
         return update.build().compile(checkpointer=saver, interrupt_before=["train"])
 
     def sleep(self) -> Json:
-        """The scheduled pass: ruminate, then run what the person has approved."""
-        return {"ruminate": self.ruminate(), "learn": self.learn()}
+        """The scheduled pass: ruminate, then run what the person has approved, once or by standing leave."""
+        found = self.ruminate()
+        if leave := standing(self.bag):
+            for p in self.bag.ledger.all(Proposal):
+                if p.kind == "decay" and p.status == "waiting":
+                    self.approve(p.id, p.digest, Phrase("by the standing leave {ref}", ref=leave.id))
+        return {"ruminate": found, "learn": self.learn()}
 
     # -- selves --------------------------------------------------------------------------------
 

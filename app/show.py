@@ -178,6 +178,18 @@ def decided(p: Json) -> None:
     print(f"{done} {following.get(p['status'], '')}".strip())
 
 
+def allowed(p: Json) -> None:
+    """Standing leave to fade, given or taken back."""
+    if p["status"] == "approved":
+        print(
+            say(
+                "Unused habits may fade now without asking, never below the floor. `habitus veto decay --reason TEXT` ends that."
+            )
+        )
+    else:
+        print(say("It asks each time from here on."))
+
+
 def learned(rows: list[Json]) -> None:
     """What training came to."""
     if not rows:

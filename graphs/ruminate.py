@@ -14,7 +14,8 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
-from agent.bag import Bag, living, settled
+from agent.bag import living, settled
+from agent.learning.lifecycle import half_lives
 from agent.learning.proposing import draft_rows
 from agent.phrase import Phrase
 from agent.records import Abstention, Call, Diary, Draft, Habit, Proposal, Turn, Verdict
@@ -219,13 +220,6 @@ def _schedule(state: State, runtime: Runtime[Context]) -> State:
         "draft": "",
         "reason": desk.abstained or state["reason"],
     }
-
-
-def half_lives(bag: Bag, habit: Habit, now: datetime) -> float:
-    """Half-lives passed since the last verdict on a turn that the habit cites, or since the habit last changed."""
-    times = [v.at for v in bag.ledger.all(Verdict) if v.turn in habit.evidence]
-    days = (now - datetime.fromisoformat(max([*times, habit.at]))).total_seconds() / 86_400
-    return max(0.0, days / bag.settings.decay.half_life_days)
 
 
 def _decay(state: State, runtime: Runtime[Context]) -> State:

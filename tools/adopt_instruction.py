@@ -14,6 +14,9 @@ def adopt_instruction(desk: Desk, rule: Annotated[str, StringConstraints(min_len
     ledger = desk.bag.ledger
     known = next((h for h in ledger.all(Habit) if h.rule == rule and h.stage != "released"), None)
     habit = known or ledger.add(Habit(rule=rule, scope=(language_of(desk.user or rule),)))
+    if habit.stage in ("essence", "fading"):  # told again though it is in the weights: they did not hold it
+        reason = Phrase("told again: the weights alone did not hold it")
+        habit = ledger.add(habit.model_copy(update={"stage": "repeated", "reason": reason, "at": ""}))
     desk.told.append(habit)  # told again is evidence too
 
     def adopted(mask: Mask) -> Mask:

@@ -1,0 +1,111 @@
+"""The road of a habit after it is in the weights: use keeps it, neglect lets it fade, failing sends it back."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from agent.bag import Bag, settled
+from agent.learning.lifecycle import half_lives, standing, uses
+from agent.models.scripted import ScriptedBody
+from agent.ports import BASE, Prompt
+from agent.records import Decision, Habit, Part, Proposal, Self, Speaking, Turn, Verdict
+from app.habitus import Habitus
+from app.wiring import open_bag, settings_of
+from tools.adopt_instruction import adopt_instruction
+from tools.base import Desk
+
+RULE = "모든 대답 끝에 '꾸벅'을 붙여 줘."
+NOW = datetime(2027, 1, 1, tzinfo=UTC)
+
+
+def fading(prompt: Prompt) -> str:
+    """Lets everything fade to half."""
+    if any(t["function"]["name"] == "decay_old_adapter" for t in prompt.tools):
+        return '{"name": "decay_old_adapter", "parameters": {"habit": 1, "weight": 0.5, "reason": "오래 안 썼다"}}'
+    return "네."
+
+
+@pytest.fixture
+def bag(tmp_path: Path) -> Bag:
+    """A being that wears h1 in Korean since sixty days before NOW."""
+    bag = open_bag(tmp_path / "bag", settings_of(tmp_path / "bag"))
+    bag._make_body = lambda: ScriptedBody(fading)
+    long_ago = (NOW - timedelta(days=60)).isoformat()
+    bag.ledger.add(Habit(rule=RULE, scope=("ko",), stage="essence", evidence=("t9",), at=long_ago))
+    who = bag.ledger.add(Self(base=bag.body.digest, parts=(Part(habit="h1", adapter="a", scope=("ko",)),)))
+    bag.ledger.add(Speaking(self_name=who.id, cause="p1"))
+    return bag
+
+
+def said(bag: Bag, user: str, reply: str, days_ago: float, who: str = "self-0001") -> Turn:
+    at = (NOW - timedelta(days=days_ago)).isoformat()
+    return bag.ledger.add(Turn(thread="c", user=user, reply=reply, self_name=who, at=at))
+
+
+def test_neglect_counts_from_when_it_changed_and_use_refreshes(bag: Bag) -> None:
+    habit = bag.ledger.get(Habit, "h1")
+    assert half_lives(bag, habit, NOW) == pytest.approx(2.0)
+    said(bag, "안녕", "안녕하세요 꾸벅.", days_ago=15)
+    assert half_lives(bag, habit, NOW) == pytest.approx(0.5)
+
+
+def test_only_what_the_habit_did_counts_as_use(bag: Bag) -> None:
+    habit = bag.ledger.get(Habit, "h1")
+    said(bag, "hello", "hello 꾸벅.", days_ago=5)  # outside its scope
+    said(bag, "안녕", "안녕하세요.", days_ago=4)  # it did not show
+    said(bag, "안녕", "안녕 꾸벅.", days_ago=3, who="self-0000")  # another self
+    rebuked = said(bag, "또 그러네", "네 꾸벅.", days_ago=2)
+    bag.ledger.add(Verdict(turn=rebuked.id, value=3, kind="correction", reason="하지 말라 했다"))
+    assert uses(bag, habit) == []
+
+
+def test_told_again_it_goes_back_to_the_mask_and_may_be_proposed_anew(bag: Bag) -> None:
+    assert settled(bag) == {"h1"}
+    assert adopt_instruction.call(Desk(bag=bag, user="꾸벅 붙이라니까"), {"rule": RULE}).result == "ok"
+    habit = bag.ledger.get(Habit, "h1")
+    assert habit.stage == "repeated"
+    assert "did not hold" in habit.reason
+    now = bag.selves.current()
+    assert [r.habit for r in now.mask.rules] == ["h1"]
+    assert [p.habit for p in now.parts] == ["h1"], "no weight changes without an approval"
+    assert settled(bag) == set()
+
+
+def asleep(being: Habitus, monkeypatch: pytest.MonkeyPatch) -> Proposal:
+    monkeypatch.setattr(type(being.bag.selves), "voice", lambda *_: BASE)  # no weights behind this adapter
+    monkeypatch.setattr(being, "learn", lambda: [])
+    being.sleep()
+    return being.bag.ledger.all(Proposal)[-1]
+
+
+def test_without_standing_leave_a_decay_waits(bag: Bag, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = asleep(Habitus(bag), monkeypatch)
+    assert (asked.kind, asked.status, asked.weight) == ("decay", "waiting", 0.5)
+
+
+def test_with_standing_leave_it_is_approved_in_the_person_s_name_until_that_ends(
+    bag: Bag, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    being = Habitus(bag)
+    leave = being.allow_decay(True, "좋아")
+    assert standing(bag)
+    asked = asleep(being, monkeypatch)
+    assert (asked.kind, asked.status) == ("decay", "approved")
+    (decision,) = bag.ledger.all(Decision, parent=asked.id)
+    assert decision.digest == asked.digest
+    assert "k1" in decision.note
+    being.allow_decay(False, "이제 물어봐 줘")
+    assert standing(bag) is None
+    assert leave["status"] == "approved"
+
+
+def test_standing_leave_never_covers_a_release(bag: Bag, monkeypatch: pytest.MonkeyPatch) -> None:
+    being = Habitus(bag)
+    being.allow_decay(True)
+    bag._make_body = lambda: ScriptedBody(lambda p: fading(p).replace("0.5", "0.1"))
+    bag.__dict__.pop("body", None)
+    asked = asleep(being, monkeypatch)
+    assert (asked.kind, asked.status) == ("release", "waiting")
