@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo chat test test-more install check format bench clean
+.PHONY: demo chat test test-more bench-learning install check format bench clean
 
 demo: .venv/installed ## watch an AI form a habit and grow it into its weights
 	$(BIN)/habitus demo
@@ -22,6 +22,9 @@ test-more: .venv/installed-dev ## the whole loop with further rules
 
 bench: .venv/installed ## figures of this machine, medians of several runs
 	$(BIN)/python -m bench.loop
+
+bench-learning: .venv/installed-dev ## what is learned stays learned: hours, resumable; QUICK=1 for minutes
+	$(BIN)/python -m bench.learning $(if $(QUICK),--quick)
 
 install: .venv/installed
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from agent.records import Habit, Turn
 from app.habitus import Habitus
 from app.wiring import open_habitus
-from prompts import Language
+from prompts import Language, language_of
 from tools.base import Desk
 from tools.judge_turn_value import judge_turn_value
 from tools.propose_habit import propose_habit
@@ -54,24 +54,40 @@ def asking(home: Path, name: str) -> Habitus:
     """
     habitus = told(open_habitus(str(home)), name)
     language, tellings, literal = TELLINGS[name]
-    bag = habitus.bag
-    turns = bag.ledger.all(Turn)
+    turns = habitus.bag.ledger.all(Turn)
     evidence = [t for t in turns if t.user in tellings]
-    desk = Desk(bag=bag, phase="propose", language=language, turns=dict(enumerate(evidence, 1)))
-    for i, t in enumerate(turns, 1):
-        judged = Desk(bag=bag, phase="judge", turns={i: t})
-        kind = "instruction" if t in evidence else "smalltalk"
-        judge_turn_value.call(judged, {"turn": i, "value": 4, "kind": kind, "reason": "a test's hand"})
+    for t in turns:
+        _judged(habitus, t, "instruction" if t in evidence else "smalltalk")
     rule = {"ko": f"모든 대답 끝에 '{literal}'을 붙여 줘.", "en": f"Always end your answers with '{literal}'."}[
         language
     ]
+    _filed(habitus, rule, tellings[0], evidence, small_talk(language, 40))
+    return habitus
+
+
+def file_habit(habitus: Habitus, rule: str, prompts: list[str]) -> str:
+    """A habit told once in the very words of its rule, judged and filed by a test's hand; the proposal's id."""
+    turn = habitus.bag.keep(Turn(thread="told", user=rule, reply="…"))
+    _judged(habitus, turn, "instruction")
+    return _filed(habitus, rule, rule, [turn], prompts)
+
+
+def _judged(habitus: Habitus, turn: Turn, kind: str) -> None:
+    desk = Desk(bag=habitus.bag, phase="judge", turns={1: turn})
+    judge_turn_value.call(desk, {"turn": 1, "value": 4, "kind": kind, "reason": "a test's hand"})
+
+
+def _filed(habitus: Habitus, rule: str, quote: str, evidence: list[Turn], prompts: list[str]) -> str:
+    bag = habitus.bag
+    desk = Desk(bag=bag, phase="propose", language=language_of(rule), turns=dict(enumerate(evidence, 1)))
     call = propose_habit.call(
-        desk, {"rule": rule, "quote": tellings[0], "turns": list(desk.turns), "reason": "a test's hand"}
+        desk, {"rule": rule, "quote": quote, "turns": list(desk.turns), "reason": "a test's hand"}
     )
     assert desk.draft, call.result
-    desk.habits = {1: bag.ledger.get(Habit, desk.draft.habit)}
-    for i in range(0, 40, 10):
-        write_examples.call(desk, {"habit": 1, "prompts": small_talk(language, 40)[i : i + 10]})
-    call = schedule_lora_update.call(desk, {"habit": 1, "method": "distill", "reason": "a test's hand"})
+    number = int(desk.draft.habit[1:])
+    desk.habits = {number: bag.ledger.get(Habit, desk.draft.habit)}
+    for i in range(0, len(prompts), 10):
+        write_examples.call(desk, {"habit": number, "prompts": prompts[i : i + 10]})
+    call = schedule_lora_update.call(desk, {"habit": number, "method": "distill", "reason": "a test's hand"})
     assert desk.proposals, call.result
-    return habitus
+    return desk.proposals[0].id
