@@ -22,11 +22,14 @@ from agent.ledger import Ledger
 from agent.memory import Index
 from agent.phrase import Phrase
 from agent.ports import Body
-from agent.records import Abstention, Event, Frame, Habit, Proposal, Turn, Verdict
+from agent.records import Abstention, Event, Frame, Habit, Proposal, Self, Turn, Verdict
 from agent.selves import Selves
 from agent.settings import FILE, Settings, default_toml
 
 Toolboxes = dict[Frame, tuple[dict[str, Any], ...]]  # tools offered in each frame, for teaching and examining
+
+
+KEPT_ENOUGH = 12  # conversations: more would not change any decision, only cost time
 
 
 class Bag:
@@ -98,18 +101,20 @@ class Bag:
         return [t for t in found if t.id not in declined][:limit]
 
     def kept_in(self, habit: Habit) -> int:
-        """In how many conversations the habit's rule stood in the mask and the person let it stand."""
-        verdicts = {v.turn: v.kind for v in self.ledger.all(Verdict)}
-        turns = self.ledger.all(Turn)
-        told = {t.thread for t in turns if t.id in habit.evidence}  # being told is one act, keeping it another
+        """In how many of the latest conversations the rule stood in the mask and was let stand, up to ``KEPT_ENOUGH``."""
+        ledger = self.ledger
+        told = {ledger.get(Turn, t).thread for t in habit.evidence}  # being told is one act, keeping it another
+        wearing = [s.id for s in ledger.newest(Self) if any(r.text == habit.rule for r in s.mask.rules)]
         threads: dict[str, bool] = {}
-        for turn in turns:
+        for turn in ledger.newest(Turn, self_name=wearing):
             if habit.rule in turn.rules and turn.thread not in told:
-                kind = verdicts.get(turn.id)
-                if kind == "correction":
+                kinds = {v.kind for v in ledger.all(Verdict, parent=turn.id)}
+                if "correction" in kinds:
                     threads[turn.thread] = False  # objected to
-                elif kind != "instruction":  # asking again is not keeping
+                elif "instruction" not in kinds:  # asking again is not keeping
                     threads.setdefault(turn.thread, True)
+            if sum(threads.values()) >= KEPT_ENOUGH:
+                break
         return sum(threads.values())
 
     def note(self, what: str, about: str = "") -> None:

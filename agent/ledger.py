@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +32,7 @@ WORDS = frozenset(
 )  # fmt: skip
 ALL_WORDS = frozenset(("arguments", "persona", "personas"))  # here every text is words, whatever its key
 GENESIS = "0" * 64
+PAGE = 200
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -40,6 +41,8 @@ CREATE TABLE IF NOT EXISTS rows (
     at TEXT NOT NULL, body TEXT NOT NULL, digest TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS by_ref ON rows (kind, ref, seq);
 CREATE INDEX IF NOT EXISTS by_parent ON rows (kind, parent, seq);
+CREATE INDEX IF NOT EXISTS by_judged ON rows (kind, json_extract(body, '$.kind'), seq) WHERE kind = 'Verdict';
+CREATE INDEX IF NOT EXISTS by_self ON rows (kind, json_extract(body, '$.self_name'), seq) WHERE kind = 'Turn';
 CREATE TABLE IF NOT EXISTS content (digest TEXT PRIMARY KEY, salt TEXT NOT NULL, text TEXT NOT NULL);
 CREATE TRIGGER IF NOT EXISTS rows_stay BEFORE UPDATE ON rows BEGIN SELECT RAISE(ABORT, 'append only'); END;
 CREATE TRIGGER IF NOT EXISTS rows_once BEFORE INSERT ON rows WHEN EXISTS (SELECT 1 FROM rows WHERE seq = NEW.seq)
@@ -190,6 +193,29 @@ class Ledger:
         if parent is None:
             return self._select(kind, f"{latest} ORDER BY length(ref), ref", (kind.__name__,))
         return self._select(kind, f"{latest} AND parent=? ORDER BY length(ref), ref", (kind.__name__, parent))
+
+    def newest(self, kind: type[R], /, **fields: Collection[object]) -> Iterator[R]:
+        """The newest state of every record of a kind, latest first, read a page at a time: stop when you have enough.
+
+        ``fields`` narrow to records whose field holds one of the values (a verdict's kind and a turn's self are indexed).
+        """
+        narrow = "".join(f" AND json_extract(body, '$.{f}') IN ({','.join('?' * len(v))})" for f, v in fields.items())
+        values = [x for v in fields.values() for x in v]
+        below = 1 << 62
+        while True:
+            with self._reading() as connection:
+                found = connection.exec_driver_sql(
+                    f"SELECT seq FROM rows AS r WHERE kind=? AND seq<?{narrow} AND NOT EXISTS"
+                    " (SELECT 1 FROM rows AS n WHERE n.kind=r.kind AND n.ref=r.ref AND n.seq>r.seq)"
+                    f" ORDER BY seq DESC LIMIT {PAGE}",
+                    (kind.__name__, below, *values),
+                ).all()
+            page = [seq for (seq,) in found]
+            if not page:
+                return
+            marks = ",".join("?" * len(page))
+            yield from self._select(kind, f"seq IN ({marks}) ORDER BY seq DESC", tuple(page))
+            below = page[-1]
 
     def history(self, kind: type[R], ref: str) -> list[R]:
         """Every state record ``ref`` has had, oldest first."""

@@ -21,7 +21,7 @@ def why(bag: Bag, ref: str) -> Json:
     """
     ledger = bag.ledger
     habit = ledger.get(Habit, ref)
-    verdicts = {v.turn: v for v in ledger.all(Verdict)}
+    verdicts = {t: v for t in habit.evidence for v in ledger.all(Verdict, parent=t)}
     now = bag.selves.current()
     proposals = [p for p in ledger.all(Proposal) if ref == p.habit or ref in p.living]
     return {

@@ -125,31 +125,33 @@ def _shortlist(state: State, runtime: Runtime[Context]) -> State:
     """Gather what might belong together; the model decides whether it does."""
     bag = runtime.context.bag
     least = bag.settings.rumination.least_value
-    verdicts = {v.turn: v for v in bag.ledger.all(Verdict)}
+    most = 3 * max(1, bag.settings.rumination.proposals)
     taken = settled(bag)
     habits = bag.ledger.all(Habit)
     claimed = {t for h in habits if h.id in taken for t in h.evidence}
     weighed = {t for a in bag.ledger.all(Abstention) if a.phase == "propose" for t in a.turns}
     refused = {p.habit for p in bag.ledger.all(Proposal)}  # told anew it may come back; merely kept it may not
-    teaching = {t for t, v in verdicts.items() if v.kind in TEACHING and v.value >= least} - claimed
-    new = [bag.ledger.get(Verdict, v).turn for v in state["verdicts"]]
+    teaching = {v.turn for v in bag.ledger.newest(Verdict, kind=TEACHING) if v.value >= least} - claimed
+    fresh = [bag.ledger.get(Verdict, v) for v in state["verdicts"]]
     waiting = sorted(teaching - weighed, key=lambda t: -int(t[1:]))
     told = [h for h in habits if h.stage in ("told", "repeated") and h.id not in refused and bag.kept_in(h) > 0]
     heads = waiting + [t for h in told for t in h.evidence if t not in claimed]
     seeds: list[list[str]] = []
     for head in dict.fromkeys(heads):
-        if any(head in seed for seed in seeds):
+        if len(seeds) == most:
+            break
+        text = bag.ledger.get(Turn, head).user  # empty when it was erased
+        if not text or any(head in seed for seed in seeds):
             continue
-        text = bag.ledger.get(Turn, head).user
         near = [i for i, _, score in bag.index.near(text, "turn", 40) if i in teaching and score > 0.1 and i != head]
         seeds.append(sorted([head, *near[: SHOWN - 1]], key=lambda t: int(t[1:])))
-    if not seeds and new:
-        open_ = [t for t in new if verdicts[t].kind != "secret"]
+    if not seeds and fresh:
+        open_ = [v.turn for v in fresh if v.kind != "secret"]
         seeds = [open_[-SHOWN // 2 :]]  # nothing stands out: the model may still see something, or abstain
         if not open_:  # secrets are not even shown
-            bag.ledger.add(Abstention(phase="propose", reason=Phrase("only secrets were told"), turns=tuple(new)))
-    seeds = [s for s in seeds if s]
-    return {"seeds": seeds[: 3 * max(1, bag.settings.rumination.proposals)]}
+            turns = tuple(v.turn for v in fresh)
+            bag.ledger.add(Abstention(phase="propose", reason=Phrase("only secrets were told"), turns=turns))
+    return {"seeds": [s for s in seeds if s]}
 
 
 def _propose(state: State, runtime: Runtime[Context]) -> State:

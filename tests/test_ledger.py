@@ -286,3 +286,29 @@ def test_a_file_where_the_bag_should_be_is_a_storage_error(bag_path: Path) -> No
     bag_path.write_text("not a folder")
     with pytest.raises(StorageError):
         Ledger(bag_path / "ledger.db")
+
+
+# -- reading a page at a time ------------------------------------------------------------------
+
+
+def test_the_newest_come_first_each_once_and_no_further_than_asked(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.ledger.PAGE", 4)
+    ledger.add_all([turn(str(n)) for n in range(10)])
+    ledger.add(ledger.get(Turn, "t3").model_copy(update={"user": "changed", "at": ""}))
+    assert [t.user for t in ledger.newest(Turn)] == ["changed", *(str(n) for n in reversed(range(10)) if n != 2)]
+    reading = ledger.newest(Turn)
+    assert next(reading).user == "changed"
+
+
+def test_the_newest_can_be_narrowed_by_an_indexed_field(ledger: Ledger, path: Path) -> None:
+    kinds = ["fact", "instruction", "smalltalk", "correction"]
+    ledger.add_all([Verdict(turn=f"t{n}", value=1, kind=k, reason="x") for n, k in enumerate(kinds)])  # type: ignore[arg-type]
+    assert [v.kind for v in ledger.newest(Verdict, kind=("instruction", "correction"))] == ["correction", "instruction"]
+    assert list(ledger.newest(Verdict, kind=())) == []
+    with sqlite3.connect(path) as connection:
+        plan = connection.execute(
+            "EXPLAIN QUERY PLAN SELECT seq FROM rows WHERE kind='Verdict' AND json_extract(body, '$.kind') IN ('x')"
+        ).fetchall()
+    assert "by_judged" in str(plan)

@@ -59,7 +59,7 @@ def test_only_what_the_habit_did_counts_as_use(bag: Bag) -> None:
     said(bag, "안녕", "안녕 꾸벅.", days_ago=3, who="self-0000")  # another self
     rebuked = said(bag, "또 그러네", "네 꾸벅.", days_ago=2)
     bag.ledger.add(Verdict(turn=rebuked.id, value=3, kind="correction", reason="하지 말라 했다"))
-    assert uses(bag, habit) == []
+    assert list(uses(bag, habit)) == []
 
 
 def test_told_again_it_goes_back_to_the_mask_and_may_be_proposed_anew(bag: Bag) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
+from itertools import islice
 
 from agent.bag import Bag
 from agent.learning.data import literals
@@ -12,26 +14,21 @@ from prompts import language_of
 DECAY = "decay"  # the standing permission, where a proposal's id would stand
 
 
-def uses(bag: Bag, habit: Habit) -> list[Turn]:
-    """Turns in which the habit spoke: in its scope, by a self that wears it, its words in the reply, no objection."""
+def uses(bag: Bag, habit: Habit) -> Iterator[Turn]:
+    """Turns in which the habit spoke, latest first: in its scope, by a self that wears it, its words in the reply, no objection."""
     ledger = bag.ledger
-    wearing = {s.id for s in ledger.all(Self) if any(p.habit == habit.id for p in s.parts)}
-    objected = {v.turn for v in ledger.all(Verdict) if v.kind == "correction"}
+    wearing = [s.id for s in ledger.newest(Self) if any(p.habit == habit.id for p in s.parts)]
     words = literals(habit.rule)
-    return [
-        t
-        for t in ledger.all(Turn)
-        if t.self_name in wearing
-        and t.id not in objected
-        and language_of(t.user) in habit.scope
-        and all(w in t.reply for w in words)
-    ]
+    for t in ledger.newest(Turn, self_name=wearing):
+        shown = language_of(t.user) in habit.scope and all(w in t.reply for w in words)
+        if shown and not any(v.kind == "correction" for v in ledger.all(Verdict, parent=t.id)):
+            yield t
 
 
 def half_lives(bag: Bag, habit: Habit, now: datetime) -> float:
     """Half-lives passed since the last verdict that cited it, since it last spoke, or since it last changed."""
-    times = [v.at for v in bag.ledger.all(Verdict) if v.turn in habit.evidence]
-    times += [t.at for t in uses(bag, habit)[-1:]]
+    times = [v.at for turn in habit.evidence for v in bag.ledger.all(Verdict, parent=turn)]
+    times += [t.at for t in islice(uses(bag, habit), 1)]
     days = (now - datetime.fromisoformat(max([*times, habit.at]))).total_seconds() / 86_400
     return max(0.0, days / bag.settings.decay.half_life_days)
 

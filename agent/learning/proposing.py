@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 from agent.bag import Bag, living
@@ -52,25 +53,29 @@ def config_of(bag: Bag, method: Method) -> dict[str, Any]:
 def draft_rows(bag: Bag, draft: Draft) -> list[tuple[str, str]]:
     """The prompts a draft would practise with, ``(prompt, source turn or "")``: the person's own first."""
     habit = bag.ledger.get(Habit, draft.habit)
-    kinds = {v.turn: v.kind for v in bag.ledger.all(Verdict)}
+    wanted = bag.settings.rumination.examples
     found: list[tuple[str, str]] = []
 
     def fits(text: str) -> bool:
         language = language_of(text)
         return language in habit.scope and not is_probe(text) and not any(near_duplicate(text, p) for p, _ in found)
 
-    for turn in reversed(bag.ledger.all(Turn)):
-        teachable = (
-            turn.user
-            and turn.source == "user"
-            and kinds.get(turn.id) not in ("secret", "instruction", "correction", None)
-        )
-        if teachable and turn.id not in habit.evidence and len(turn.user) <= 200 and fits(turn.user):
+    for turn in islice(bag.ledger.newest(Turn), 100 * wanted):
+        if len(found) >= wanted:
+            break
+        mine = turn.user and turn.source == "user" and turn.id not in habit.evidence and len(turn.user) <= 200
+        if mine and fits(turn.user) and _teachable(bag, turn):
             found.append((turn.user, turn.id))
     for prompt in draft.prompts:
         if fits(prompt):
             found.append((prompt, ""))
-    return found[: bag.settings.rumination.examples]
+    return found[:wanted]
+
+
+def _teachable(bag: Bag, turn: Turn) -> bool:
+    """Whether a turn may be practised with: judged, and neither secret nor itself about how to speak."""
+    kinds = {v.kind for v in bag.ledger.all(Verdict, parent=turn.id)}
+    return bool(kinds) and not kinds & {"secret", "instruction", "correction"}
 
 
 def file_learning(bag: Bag, draft: Draft, method: Method, reason: str) -> Proposal:
