@@ -64,7 +64,7 @@ class Bag:
         return Selves(self.ledger, self.path, self.settings, lambda: self.body.digest)
 
     def keep(self, turn: Turn) -> Turn:
-        """Record a turn: ledger first, then the export and the index, which can be rebuilt."""
+        """Record a turn: ledger first, then the export, which can be rebuilt."""
         turn = self.ledger.add(turn)
         if self.settings.sync.auto_save:
             try:
@@ -76,7 +76,6 @@ class Bag:
                     "Free the disk or mend permissions, or set [sync] auto_save = false.",
                     error=error,
                 ) from error
-        self.index.add(turn.id, turn.user, "turn")
         return turn
 
     def export(self, day: str) -> None:

@@ -187,6 +187,16 @@ class Ledger:
             )
         return rows[0]
 
+    def some(self, kind: type[R], refs: Sequence[str]) -> list[R]:
+        """The newest state of the records under these ids."""
+        found: list[R] = []
+        for i in range(0, len(refs), 500):
+            part = refs[i : i + 500]
+            marks = ",".join("?" * len(part))
+            latest = f"seq IN (SELECT MAX(seq) FROM rows WHERE kind=? AND ref IN ({marks}) GROUP BY ref) ORDER BY seq"
+            found += self._select(kind, latest, (kind.__name__, *part))
+        return found
+
     def all(self, kind: type[R], parent: str | None = None) -> list[R]:
         """The newest state of every record of a kind, oldest first; ``parent`` narrows (thread, turn, habit …)."""
         latest = "seq IN (SELECT MAX(seq) FROM rows WHERE kind=? GROUP BY ref)"

@@ -1,4 +1,7 @@
-"""Recall: a Chroma index over what was said and remembered. Only an index: the ledger is the record.
+"""Recall: a Chroma index over what is remembered and what may teach. Only an index: the ledger is the record.
+
+Of the turns only those are in it whose verdict says that they teach: nothing else is ever looked for, and
+what is not in it costs nothing, however long the past.
 
 Chroma is not safe for two processes, so the first to open a bag's index owns it; whoever comes
 second, and every sandbox, builds the same index in memory.
@@ -12,12 +15,11 @@ import hashlib
 import shutil
 import uuid
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agent.records import Memory, Turn
+from agent.records import TEACHING, Memory, Turn, Verdict
 
 if TYPE_CHECKING:
     from agent.ledger import Ledger
@@ -83,8 +85,6 @@ class Index:
         self._lock = None
         self._path: Path | None = None
         self._embedding = NGrams()
-        self._worker = ThreadPoolExecutor(1)  # Chroma takes 9 ms to write; the person need not wait for it
-        self._writing: Future[None] | None = None
         if path is not None:
             path.mkdir(parents=True, exist_ok=True)
             lock = (path / "owner.lock").open("w")
@@ -116,8 +116,6 @@ class Index:
 
     def rebuild(self) -> None:
         """Build it anew from the ledger, in a fresh folder: Chroma keeps deleted words on disk."""
-        if self._writing is not None:
-            self._writing.exception()
         folders = self._folders()
         self._words = self._collection(self._path / uuid.uuid4().hex[:8] if self._path else None)
         self.refresh()
@@ -140,7 +138,8 @@ class Index:
         """Take in what the ledger has gained."""
         stored = self._words.get(include=["documents"])
         have = dict(zip(stored["ids"], stored["documents"] or [], strict=True))
-        items = [(t.id, t.user, "turn") for t in self._ledger.all(Turn)]
+        teaching = [v.turn for v in self._ledger.newest(Verdict, kind=TEACHING)]
+        items = [(t.id, t.user, "turn") for t in self._ledger.some(Turn, teaching)]
         items += [(m.id, m.text, "memory") for m in self._ledger.all(Memory)]
         real = {x[0]: x[1] for x in items}
         if any(real.get(i) != text for i, text in have.items()):
@@ -151,9 +150,9 @@ class Index:
             self._take(some)
 
     def add(self, ref: str, text: str, kind: str) -> None:
-        """Take in one thing that was just recorded, while the caller goes on."""
+        """Take in one thing that was just recorded."""
         if text.strip():
-            self._writing = self._worker.submit(self._take, [(ref, text, kind)])
+            self._take([(ref, text, kind)])
 
     def _take(self, items: list[tuple[str, str, str]]) -> None:
         ids, texts, kinds = zip(*items, strict=True)
@@ -164,8 +163,6 @@ class Index:
         """``(id, text, cosine similarity)`` of the nearest words of a kind, best first."""
         if not text.strip():
             return []
-        if self._writing is not None:  # one worker: the last is done when all are
-            self._writing.result()
         with _blank_memory():
             found = self._words.query(query_texts=[text], n_results=limit, where={"kind": kind})
         ids, documents, distances = found["ids"][0], (found["documents"] or [[]])[0], (found["distances"] or [[]])[0]

@@ -15,6 +15,7 @@ from prompts import Language
 Mode = Literal["growth", "sandbox"]
 Source = Literal["user", "imported", "tool"]
 Kind = Literal["instruction", "correction", "preference", "fact", "feeling", "smalltalk", "secret"]
+TEACHING: tuple[Kind, ...] = ("instruction", "correction", "preference")  # turns a habit may be made of
 Stage = Literal["told", "repeated", "proposed", "essence", "fading", "released"]
 Purpose = Literal["learn", "correct", "decay", "release", "consolidate"]
 Status = Literal["waiting", "approved", "vetoed", "running", "promoted", "rejected", "withdrawn"]

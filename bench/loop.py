@@ -51,10 +51,7 @@ def timed(action: Callable[[], object]) -> float:
 
 
 def overhead(habitus: Habitus, rounds: int) -> list[float]:
-    """Milliseconds a streamed turn takes beyond the very model calls it makes.
-
-    Between turns there is a breath, as when a person reads: the index is written then.
-    """
+    """Milliseconds a streamed turn takes beyond the very model calls it makes."""
     bag = habitus.bag
     bare: list[float] = []
     stream = bag.body.stream
@@ -72,7 +69,6 @@ def overhead(habitus: Habitus, rounds: int) -> list[float]:
     try:
         for i in range(rounds):
             talk = habitus.talk()
-            time.sleep(0.05)
             bare.append(0.0)
             whole = timed(lambda i=i, talk=talk: talk.say(SMALL[i % len(SMALL)], lambda piece: None))  # type: ignore[misc]
             found.append((whole - bare[-1]) * 1000)

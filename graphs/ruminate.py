@@ -18,7 +18,7 @@ from agent.bag import living, settled
 from agent.learning.lifecycle import half_lives
 from agent.learning.proposing import draft_rows
 from agent.phrase import Phrase
-from agent.records import Abstention, Call, Diary, Draft, Habit, Proposal, Turn, Verdict
+from agent.records import TEACHING, Abstention, Call, Diary, Draft, Habit, Proposal, Turn, Verdict
 from agent.settings import GREEDY
 from graphs.context import Context
 from prompts import Language, language_of, render
@@ -30,7 +30,6 @@ from tools.propose_habit import propose_habit
 from tools.schedule_lora_update import schedule_lora_update
 from tools.write_examples import write_examples
 
-TEACHING = ("instruction", "correction", "preference")
 SHOWN = 6  # turns in one shortlist
 LENGTH = 120  # characters of a turn shown
 RETRIES = 2

@@ -53,7 +53,9 @@ def bag(tmp_path: Path) -> Bag:
     second = bag.keep(Turn(thread="c-2", user=OTHER, reply="그러게요."))
     memory = bag.ledger.add(Memory(text=SECRET, turns=(first.id,)))
     bag.index.add(memory.id, memory.text, "memory")
-    bag.ledger.add(Verdict(turn="t1", value=2, kind="fact", reason="이름을 말했다."))
+    for turn, reason in ((first, "뷁슭이라 했다."), (second, "날씨를 말했다.")):
+        bag.ledger.add(Verdict(turn=turn.id, value=2, kind="preference", reason=reason))
+        bag.index.add(turn.id, turn.user, "turn")
     bag.ledger.add(
         Habit(rule=RULE, quote="뷁슭", scope=("ko",), stage="repeated", evidence=("t1",), reason="뷁슭이라 했다")
     )

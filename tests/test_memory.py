@@ -15,7 +15,7 @@ import pytest
 
 from agent.ledger import Ledger
 from agent.memory import Index, embed
-from agent.records import Memory, Turn
+from agent.records import Memory, Turn, Verdict
 
 FACTS = [
     "우리 집 고양이 이름은 나비야", "제 생일은 5월 3일이에요", "나는 매운 음식을 못 먹어", "동생은 부산에서 살아요",
@@ -31,10 +31,13 @@ FACTS = [
 
 @pytest.fixture
 def ledger(bag_path: Path) -> Ledger:
-    """A ledger that holds thirty memories and a turn."""
+    """A ledger that holds thirty memories, a turn that teaches and one that does not."""
     ledger = Ledger(bag_path / "ledger.db")
     ledger.add_all([Memory(text=text) for text in FACTS])
+    ledger.add(Turn(thread="c-1", user="고양이 얘기는 그만해 줘", reply="네."))
     ledger.add(Turn(thread="c-1", user="고양이가 또 꽃병을 깼어", reply="저런."))
+    ledger.add(Verdict(turn="t1", value=3, kind="correction", reason="x"))
+    ledger.add(Verdict(turn="t2", value=0, kind="smalltalk", reason="x"))
     return ledger
 
 
@@ -85,7 +88,7 @@ def test_the_right_one_of_thirty_is_nearest(index: Index, question: str, answer:
     assert [near for *_, near in found] == sorted((near for *_, near in found), reverse=True)
 
 
-def test_kinds_are_kept_apart(index: Index) -> None:
+def test_kinds_are_kept_apart_and_only_turns_that_teach_are_in_it(index: Index) -> None:
     assert {ref[0] for ref, *_ in index.near("고양이", "memory", 40)} == {"m"}
     assert [ref for ref, *_ in index.near("고양이", "turn", 40)] == ["t1"]
 

@@ -2,7 +2,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from agent.records import Kind, Verdict
+from agent.records import TEACHING, Kind, Verdict
 from tools.base import Desk, ToolError, tool
 
 
@@ -17,5 +17,8 @@ def judge_turn_value(
     """Judge how much a turn is worth learning: its value, what kind of turn it is, and why."""
     if turn not in desk.turns:
         raise ToolError(f"turn {turn} was not shown; shown: {sorted(desk.turns)}")
-    desk.verdicts.append(desk.bag.ledger.add(Verdict(turn=desk.turns[turn].id, value=value, kind=kind, reason=reason)))
+    judged = desk.turns[turn]
+    desk.verdicts.append(desk.bag.ledger.add(Verdict(turn=judged.id, value=value, kind=kind, reason=reason)))
+    if kind in TEACHING:
+        desk.bag.index.add(judged.id, judged.user, "turn")
     return "ok"
