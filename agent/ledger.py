@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -39,6 +40,7 @@ CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS rows (
     seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, ref TEXT NOT NULL, parent TEXT NOT NULL,
     at TEXT NOT NULL, body TEXT NOT NULL, digest TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS counters (kind TEXT PRIMARY KEY, last INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS by_ref ON rows (kind, ref, seq);
 CREATE INDEX IF NOT EXISTS by_parent ON rows (kind, parent, seq);
 CREATE INDEX IF NOT EXISTS by_judged ON rows (kind, json_extract(body, '$.kind'), seq) WHERE kind = 'Verdict';
@@ -130,9 +132,13 @@ class Ledger:
         at = record.at or datetime.now(UTC).isoformat(timespec="milliseconds")
         ref = record.id
         if not ref:
-            (count,) = connection.exec_driver_sql("SELECT COUNT(DISTINCT ref) FROM rows WHERE kind=?", (kind,)).one()
+            counted = connection.exec_driver_sql("SELECT last FROM counters WHERE kind=?", (kind,)).first()
             width = 4 if record.prefix == "self-" else 1
-            ref = f"{record.prefix}{count + 1:0{width}d}"  # nothing is ever deleted, so counting is enough
+            ref = f"{record.prefix}{(counted[0] if counted else 0) + 1:0{width}d}"
+        connection.exec_driver_sql(
+            "INSERT INTO counters VALUES (?, ?) ON CONFLICT (kind) DO UPDATE SET last=MAX(last, excluded.last)",
+            (kind, int(re.sub(r"\D", "", ref) or 0)),
+        )
         record = record.model_copy(update={"id": ref, "at": at})
         raw = record.model_dump(mode="json")
         parent = str(raw.get(_PARENT.get(kind, ""), ""))
