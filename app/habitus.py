@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import time
-import tomllib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from langgraph.types import Command
-from pydantic import ValidationError
 
 from agent.bag import Bag, drop_rule, living
 from agent.erasing import erase, sweep
 from agent.errors import ConflictError, HabitusError, NotFoundError, UsageError
-from agent.learning.data import digest, is_probe
 from agent.learning.lifecycle import DECAY, standing
 from agent.learning.proposing import file_consolidation, file_release, refile, stale
 from agent.learning.running import check_approved, rebuild
@@ -26,7 +22,6 @@ from agent.phrase import Phrase
 from agent.ports import BASE, Prompt, Voice
 from agent.records import (
     Decision,
-    Example,
     GateReport,
     Habit,
     Mask,
@@ -34,13 +29,13 @@ from agent.records import (
     Proposal,
     Run,
     Self,
-    Speaking,
     Turn,
     Verdict,
 )
-from app import lineage
+from app import forms, lineage
 from app import report as training_report
 from app.conversation import Conversation, new_thread, with_rule, without_rule
+from app.files import edited, mask_table
 from graphs import converse, ruminate, update
 from graphs.context import Context, Progress, silent
 from prompts import language_of
@@ -109,30 +104,7 @@ class Habitus:
 
     def mask_use(self, file: Path) -> Self:
         """Wear the mask a TOML file describes: persona, mood, rules, few_shot; what it leaves out stays."""
-        try:
-            table = tomllib.loads(file.read_text("utf-8"))
-            unknown = set(table) - {"persona", "mood", "rules", "few_shot"}
-            if unknown:
-                raise UsageError(
-                    "{file} sets {unknown}, which a mask does not have.",
-                    "It may hold persona, mood, rules, few_shot.",
-                    file=file,
-                    unknown=", ".join(sorted(unknown)),
-                )
-            if not isinstance(table.get("rules", []), list):
-                raise TypeError("rules is a list of sentences")
-            if "rules" in table:
-                table["rules"] = [{"text": t, "scope": (language_of(t),)} for t in table["rules"]]
-            if isinstance(table.get("persona"), str):
-                table["persona"] = {"ko": table["persona"], "en": table["persona"]}
-            Mask.model_validate({**self.bag.selves.current().mask.model_dump(), **table})
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ValidationError, TypeError) as error:
-            raise UsageError(
-                "{file} cannot be worn: {reason}",
-                'Example: persona = "…"\\nrules = ["…"]',
-                file=file,
-                reason=str(error).splitlines()[0],
-            ) from error
+        table = mask_table(file, self.bag.selves.current().mask)
         return self.bag.selves.wear(
             lambda mask: Mask.model_validate({**mask.model_dump(), **table}), Phrase("mask use {file}", file=file.name)
         )
@@ -161,25 +133,11 @@ class Habitus:
 
     def proposals(self) -> list[Json]:
         """Every proposal, oldest first."""
-        return [summary(p) for p in self.bag.ledger.all(Proposal)]
+        return [forms.summary(p) for p in self.bag.ledger.all(Proposal)]
 
     def proposal(self, ref: str) -> Json:
         """One proposal with everything a person needs to judge it."""
-        p = self.bag.ledger.get(Proposal, ref)
-        shown = summary(p)
-        shown["evidence"] = [
-            {"turn_id": t.id, "at": t.at, "user": t.user, "source": t.source} for t in map(self._turn, p.evidence)
-        ]
-        shown["examples"] = [{"n": i + 1, **e.model_dump(mode="json")} for i, e in enumerate(p.examples)]
-        shown["preview"] = [{"prompt": a, "before": b, "after": c} for a, b, c in p.preview]
-        shown["config"] = p.config
-        shown["decisions"] = [d.model_dump(mode="json") for d in self.bag.ledger.all(Decision, parent=ref)]
-        reports = self.bag.ledger.all(GateReport, parent=ref)
-        shown["gate"] = gate_json(reports[-1]) if reports else None
-        return shown
-
-    def _turn(self, ref: str) -> Turn:
-        return self.bag.ledger.get(Turn, ref)
+        return forms.proposal(self.bag, self.bag.ledger.get(Proposal, ref))
 
     def allow_decay(self, yes: bool, note: str = "") -> Json:
         """The person's standing leave to let unused habits fade without being asked each time, or its end.
@@ -208,7 +166,7 @@ class Habitus:
             if verdict == "veto" and p.status in ("approved", "running"):  # a change of mind before it has happened
                 with self.bag.training_lock():
                     update.settle(self.bag, p.id, update.Verdict(verdict=verdict, digest=p.digest, note=note))
-                return summary(self.bag.ledger.get(Proposal, ref))
+                return forms.summary(self.bag.ledger.get(Proposal, ref))
             if p.status != "waiting":
                 raise ConflictError(
                     "{ref} is {status} already.",
@@ -225,7 +183,7 @@ class Habitus:
                     shown=shown[:12],
                 )
             self._answer(p, {"verdict": verdict, "digest": shown, "note": note})
-            return summary(self.bag.ledger.get(Proposal, ref))
+            return forms.summary(self.bag.ledger.get(Proposal, ref))
 
     def _answer(self, p: Proposal, answer: Json) -> None:
         """Bring the proposal's thread to its interrupt and resume it with the person's answer."""
@@ -253,73 +211,13 @@ class Habitus:
                 ref=ref,
                 status=Phrase(p.status),
             )
-        change: Json = {}
-        if file is not None:
-            try:
-                given = json.loads(file.read_text("utf-8"))
-                if "examples" in given:
-                    change["examples"] = tuple(
-                        Example.model_validate({k: v for k, v in e.items() if k != "n"}) for e in given["examples"]
-                    )
-                if "scope" in given:
-                    change["scope"] = tuple(given["scope"])
-                if "method" in given:
-                    change["config"] = {**p.config, "method": given["method"]}
-                    change["method"] = given["method"]
-            except (OSError, ValueError, AttributeError, TypeError) as error:
-                raise UsageError(
-                    "{file} is no edited proposal: {reason}",
-                    "Start from `habitus proposals show {ref} --json`.",
-                    file=file,
-                    reason=str(error).splitlines()[0],
-                    ref=ref,
-                ) from error
-        examples = change.get("examples", p.examples)
-        wrong = [n for n in drop if not 1 <= n <= len(examples)]
-        if wrong:
-            raise UsageError(
-                "{ref} has no example {number}.", "It has 1 to {count}.", ref=ref, number=wrong[0], count=len(examples)
-            )
-        examples = tuple(e for i, e in enumerate(examples, 1) if i not in drop)
-        leaks = [e.prompt for e in examples if is_probe(e.prompt)]
-        if leaks:
-            raise UsageError(
-                "An example is one of the gate's questions: {leak!r}.",
-                "Change it: the exam must stay unseen.",
-                leak=leaks[0],
-            )
-        if not any(e.habit == p.habit for e in examples) and p.kind == "learn":
-            raise UsageError(
-                "Nothing of the habit itself would be left.", "To refuse it, `habitus veto {ref} --reason …`.", ref=ref
-            )
-        try:
-            changed = Proposal.model_validate(
-                {**p.model_dump(), **change, "examples": examples, "status": "waiting", "at": ""}
-            )
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise UsageError(
-                "{where}: {reason}.",
-                "Start from `habitus proposals show {ref} --json`.",
-                where=where,
-                reason=first["msg"],
-                ref=ref,
-            ) from error
-        if not changed.scope:
-            raise UsageError("A habit needs a scope.", 'It may be ["ko"], ["en"] or both.')
-        config = changed.config | ({"scope": list(changed.scope)} if "scope" in p.config else {})
-        changed = changed.model_copy(
-            update={"config": config, "preview": (), "digest": digest(examples, config, changed.base)}
-        )
-        if changed.digest == p.digest:
-            raise UsageError("The edit changes nothing.", "Use --drop N, or --file F with changed examples.")
+        changed = edited(p, drop, file)
         with ledger.together() as add:
             add(changed)
             add(Decision(proposal=ref, verdict="edit", digest=changed.digest))
             if changed.scope != p.scope:
                 add(ledger.get(Habit, p.habit).model_copy(update={"scope": changed.scope, "at": ""}))
-        return summary(changed)
+        return forms.summary(changed)
 
     def learn(self) -> list[Json]:
         """Run what is approved: train → gate → promote or reject. A run cut short goes on.
@@ -359,31 +257,20 @@ class Habitus:
         run = self.bag.ledger.get(Run, state["run"]) if state.get("run") else None
         reports = self.bag.ledger.all(GateReport, parent=p.id)
         report = reports[-1] if reports else None
-        self._write_report(p.id)
+        training_report.write(self.bag, p.id)
         train, gate = (run.seconds if run else 0.0), (report.seconds if report else 0.0)
         return {
             "proposal": p.id,
             "adapter": run.adapter if run else "",
             "self": self.bag.selves.current().id,
             "promoted": self.bag.ledger.get(Proposal, p.id).status == "promoted",
-            "gate": gate_json(report) if report else {"passed": True, "probes": []},
+            "gate": forms.gate(report) if report else {"passed": True, "probes": []},
             "seconds": {"train": train, "gate": gate, "swap": round(max(0.0, whole - train - gate), 2)},
         }
 
     def report(self, ref: str) -> Json:
         """What one training was, for a person to read in a minute."""
         return training_report.data(self.bag, ref)
-
-    def _write_report(self, ref: str) -> None:
-        """The report beside the run's log, as Markdown, JSON and a picture of the curves."""
-        found = self.report(ref)
-        if found["run"] is None:
-            return
-        folder = self.bag.path / "runs" / ref
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "report.md").write_text(training_report.markdown(found), "utf-8")
-        (folder / "report.json").write_text(json.dumps(found, ensure_ascii=False, indent=1), "utf-8")
-        (folder / "curve.svg").write_text(training_report.curve(found["run"]), "utf-8")
 
     def rebuild(self, name: str) -> Json:
         """Train the adapters of a self again from the ledger alone, and say whether the same bytes came out."""
@@ -426,28 +313,15 @@ class Habitus:
 
     def self_now(self, name: str = "") -> Json:
         """Who speaks, or who ``name`` is."""
-        return self_json(self.bag.selves.get(name) if name else self.bag.selves.current())
+        return forms.self_(self.bag.selves.get(name) if name else self.bag.selves.current())
 
     def self_log(self) -> list[Json]:
         """How it came to be: each time another self began to speak."""
-        self.bag.selves.current()
-        found = []
-        for s in self.bag.ledger.rows(Speaking):
-            who = self.bag.selves.get(s.self_name)
-            found.append(
-                {
-                    "at": s.at,
-                    "name": who.id,
-                    "cause": s.cause,
-                    "habits": [p.habit for p in who.parts],
-                    "rules": [r.text for r in who.mask.rules],
-                }
-            )
-        return found
+        return forms.trail(self.bag)
 
     def rollback(self, name: str = "") -> Json:
         """Let an earlier self speak again, mask included."""
-        return self_json(self.bag.selves.back(name))
+        return forms.self_(self.bag.selves.back(name))
 
     def forget(self, ref: str) -> Json:
         """The person's own decision that a habit shall go: out of mask and weights."""
@@ -517,26 +391,3 @@ class Habitus:
     def voice(self) -> Voice:
         """The weights that speak now, in any language."""
         return self.bag.selves.voice(self.bag.selves.current())
-
-
-def summary(p: Proposal) -> Json:
-    """A proposal as the contract lists it."""
-    return {
-        "id": p.id, "digest": p.digest, "kind": p.kind, "status": p.status, "habit": p.habit, "rule": p.rule, "quote": p.quote,
-        "scope": list(p.scope), "method": p.method, "examples": len(p.examples), "evidence": list(p.evidence),
-        "rationale": p.rationale, "risks": list(p.risks), "conflicts": list(p.conflicts),
-    }  # fmt: skip
-
-
-def gate_json(report: GateReport) -> Json:
-    """A gate report as the contract lists it."""
-    return {"passed": report.passed, "probes": [p.model_dump(mode="json") for p in report.probes]}
-
-
-def self_json(who: Self) -> Json:
-    """A self as the contract lists it."""
-    return {
-        "name": who.id, "base": who.base, "parts": [p.model_dump(mode="json") for p in who.parts],
-        "mask": who.mask.model_dump(mode="json"), "sampling": who.sampling, "template": who.template or "llama3",
-        "cause": who.cause, "at": who.at,
-    }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from agent.bag import Bag
@@ -37,6 +38,18 @@ def data(bag: Bag, ref: str) -> Json:
         "gate": gate.model_dump(mode="json", include={"passed", "probes", "seconds"}) if gate else None,
         "self_before": before, "self_after": after,
     }  # fmt: skip
+
+
+def write(bag: Bag, ref: str) -> None:
+    """The report beside the run's log, as Markdown, JSON and a picture of the curves; nothing without a run."""
+    found = data(bag, ref)
+    if found["run"] is None:
+        return
+    folder = bag.path / "runs" / ref
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.md").write_text(markdown(found), "utf-8")
+    (folder / "report.json").write_text(json.dumps(found, ensure_ascii=False, indent=1), "utf-8")
+    (folder / "curve.svg").write_text(curve(found["run"]), "utf-8")
 
 
 def _selves(bag: Bag, ref: str) -> tuple[Json | None, Json | None]:
