@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo chat test goals install check format bench clean
+.PHONY: demo chat test test-more install check format bench clean
 
 demo: .venv/installed ## watch an AI form a habit and grow it into its weights
 	$(BIN)/habitus demo
@@ -10,15 +10,15 @@ demo: .venv/installed ## watch an AI form a habit and grow it into its weights
 chat: .venv/installed ## talk with it
 	$(BIN)/habitus chat
 
-test: .venv/installed-dev ## format, lint, types, import direction, tests
+test: .venv/installed-dev ## format, lint, types, import direction, tests with real training (20 minutes)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest
 
-goals: .venv/installed-dev ## the loop's goals on real weights; not all are reached yet (docs/log.md)
-	$(BIN)/pytest -m 'goal or training'
+test-more: .venv/installed-dev ## the whole loop with further rules
+	$(BIN)/pytest -m more
 
 bench: .venv/installed ## figures of this machine, medians of several runs
 	$(BIN)/python -m bench.loop

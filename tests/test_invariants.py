@@ -24,10 +24,10 @@ from app.wiring import open_bag, open_habitus, settings_of
 from tests.being import ROOT, TELLINGS, small_talk
 from tests.being import asking as file_proposal
 
-# These tests ask whether the rules hold, not how good the weights are: that is `make goals`.
+# These tests ask whether the rules hold, not how good the weights are: that is tests/test_loop.py.
 LENIENT = """
 [training]
-epochs = 4
+epochs = 2
 [rumination]
 examples = 24
 anchors = 48
@@ -141,7 +141,6 @@ def test_a_veto_needs_a_reason_and_an_edit_a_real_example(asking: Path, tmp_path
         being.edit("p1", drop=[9999])
 
 
-@pytest.mark.training
 def test_a_decision_survives_another_process_and_a_lost_checkpoint(asking: Path, tmp_path: Path) -> None:
     home = tmp_path / "bag"
     shutil.copytree(asking, home)
@@ -171,7 +170,6 @@ def test_a_decision_survives_another_process_and_a_lost_checkpoint(asking: Path,
     assert len(being.bag.ledger.all(Decision)) == 1
 
 
-@pytest.mark.training
 def test_a_training_killed_midway_promotes_nothing_and_goes_on_later(asking: Path, tmp_path: Path) -> None:
     home = tmp_path / "bag"
     shutil.copytree(asking, home)
@@ -233,7 +231,6 @@ def test_sandbox_leaves_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert len(open_habitus(str(home)).bag.ledger.rows(Self)) == before
 
 
-@pytest.mark.training
 def test_an_altered_adapter_may_not_speak(taught: Path, tmp_path: Path) -> None:
     being = copy(taught, tmp_path)
     (adapter,) = (tmp_path / "bag" / "adapters").iterdir()
@@ -251,7 +248,6 @@ def test_an_altered_adapter_may_not_speak(taught: Path, tmp_path: Path) -> None:
         being.rollback(being.self_log()[-2]["name"])
 
 
-@pytest.mark.training
 def test_a_failing_gate_leaves_the_old_self_speaking(asking: Path, tmp_path: Path) -> None:
     home = tmp_path / "bag"
     shutil.copytree(asking, home)
@@ -266,7 +262,6 @@ def test_a_failing_gate_leaves_the_old_self_speaking(asking: Path, tmp_path: Pat
     assert being.proposal("p1")["status"] == "rejected"
 
 
-@pytest.mark.training
 def test_forgetting_takes_it_out_of_the_weights(taught: Path, tmp_path: Path) -> None:
     being = copy(taught, tmp_path)
     asks = small_talk("en", 12)
@@ -278,7 +273,6 @@ def test_forgetting_takes_it_out_of_the_weights(taught: Path, tmp_path: Path) ->
         being.forget("h1")
 
 
-@pytest.mark.training
 def test_the_ledger_tells_the_whole_story_and_its_chain_holds(taught: Path, tmp_path: Path) -> None:
     being = copy(taught, tmp_path)
     assert being.bag.ledger.verify() == []
@@ -289,7 +283,6 @@ def test_the_ledger_tells_the_whole_story_and_its_chain_holds(taught: Path, tmp_
         sqlite3.connect(tmp_path / "bag" / "ledger.db").execute("DELETE FROM rows")
 
 
-@pytest.mark.training
 def test_a_bag_moves_with_its_folder(taught: Path, tmp_path: Path) -> None:
     asks = small_talk("en", 6)
     here = [r["reply"] for r in open_habitus(str(taught)).ask(asks, with_rules=False)]
@@ -365,7 +358,6 @@ def test_words_from_a_tool_do_not_teach(tmp_path: Path) -> None:
     assert being.bag.ledger.all(Proposal) == []
 
 
-@pytest.mark.training
 def test_a_failed_training_says_where_its_log_is(asking: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     being = copy(asking, tmp_path)
     being.approve("p1", being.proposal("p1")["digest"])

@@ -13,8 +13,6 @@ from app.wiring import open_habitus
 from prompts import Language
 from tests.being import TELLINGS, small_talk, told
 
-pytestmark = pytest.mark.goal
-
 
 def grows(home: Path, name: str, live: Callable[[Habitus, str], object]) -> None:
     """A being that has lived so proposes, learns with permission, speaks by habit, and can go back."""
@@ -51,7 +49,12 @@ def grows(home: Path, name: str, live: Callable[[Habitus, str], object]) -> None
     assert being.bag.selves.current().mask == told_mask, "the mask of before came back with the self"
 
 
-@pytest.mark.parametrize("name", sorted(TELLINGS))
+MORE = ("en-opening", "ko-ending")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.more] if n in MORE else []) for n in sorted(TELLINGS)]
+)
 def test_a_rule_told_three_times_becomes_weights_and_rolls_back(tmp_path: Path, name: str) -> None:
     grows(tmp_path / "bag", name, told)
 
