@@ -10,6 +10,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
+from seedling import rules
 from seedling.document import (
     CONVERSE_TOOLS,
     DECAY_TOOLS,
@@ -65,6 +66,6 @@ def vocabulary_texts() -> list[str]:
     talk = [s for path in sorted(TALK.glob("*.toml")) for s in strings(tomllib.loads(path.read_text("utf-8")))]
     prompts = [p.read_text("utf-8") for p in sorted((TALK.parents[1] / "prompts").glob("*/*.md"))]
     always = [*tools, *prompts, "system user assistant ipython Tools name parameters distill none ok P S", *strings(FIXED),
-              *strings(REASONS), *strings([*FILLERS["ko"], *FILLERS["en"]]), *(en for pairs in SLOTS.values() for _, en in pairs)]  # fmt: skip
+              *strings(REASONS), *strings([*FILLERS["ko"], *FILLERS["en"], *rules.COURTESIES["ko"], *rules.COURTESIES["en"]]), *(en for pairs in SLOTS.values() for _, en in pairs)]  # fmt: skip
     replies = [s for i in intents() for s in strings(i.replies)]
     return talk + replies + always * 2

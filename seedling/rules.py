@@ -26,6 +26,10 @@ CLASHES = [{"casual", "polite"}, {"quotes", "brackets"}, {"language", "casual"},
            {"language", "banned"}, {"twice", "list"}, {"language", "lower"}, {"emoji", "sign"},
            {"postscript", "sign"}]  # fmt: skip
 OFTEN = {"language": 5, "lower": 2, "twice": 2, "list": 2}  # harder to learn than the rest, so drawn more often
+COURTESIES: dict[Language, tuple[list[str], list[str]]] = {
+    "ko": (["저기, ", "있잖아, ", "참, ", "부탁인데 ", "하나만 말할게, "], [", 부탁해", ", 알았지?", ", 꼭이야", " 제발", ", 고마워"]),
+    "en": (["hey, ", "oh, and ", "listen, ", "one thing, ", "please, "], [", please", ", please do it", ", okay?", ", thank you", ", will you?"]),
+}  # fmt: skip
 FAMILIES: dict[Language, tuple[str, ...]] = {
     "ko": tuple(f for f in (*ORDER, *CHOOSING) if f != "lower"),
     "en": tuple(f for f in (*ORDER, *CHOOSING) if f not in ("casual", "polite")),
@@ -41,8 +45,12 @@ class Rule:
     value: str = ""
 
     def say(self, manner: Manner, r: Random) -> str:
-        """One of the ways a person puts it; quotes vary as people's do, save in a ``rule``."""
-        return fill(r.choice(phrasings()[f"{self.family}.{self.language}"][manner]), self.value, manner, r)
+        """One of the ways a person puts it; quotes and courtesies vary as people's do, save in a ``rule``."""
+        text = fill(r.choice(phrasings()[f"{self.family}.{self.language}"][manner]), self.value, manner, r)
+        if manner == "rule" or r.random() < 0.7:
+            return text
+        before, after = COURTESIES[self.language]
+        return r.choice(before) + text if r.random() < 0.4 else text.rstrip(".?!") + r.choice(after)
 
     @property
     def canonical(self) -> str:

@@ -167,17 +167,17 @@ def emoji(r: Random) -> str:
 
 
 def open_string(r: Random, language: Language, lexicon: list[str]) -> str:
-    """A string to be copied: made up two times in three, else a real word; never a reserved one."""
+    """A string to be copied: made up two times in three, else one to three real words; never a reserved one."""
     while True:
         other = r.random() < 0.07
         ko = (language == "ko") != other
         x = r.random()
-        if x < 0.62:
+        if x < 0.57:
             s = pseudo_korean(r) if ko else pseudo_english(r)
             if r.random() < 0.15 and len(s) <= (2 if ko else 5):
                 s += s  # 냥냥, bowbow: copying must not lose count
-        elif x < 0.9:
-            s = r.choice(lexicon)
+        elif x < 0.92:
+            s = " ".join(r.choice(lexicon) for _ in range(r.choice([1, 1, 1, 2, 2, 3])))  # over and out
             if ko != any("가" <= c <= "힣" for c in s):
                 continue
         else:
