@@ -16,6 +16,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from agent.models.calls import looks_like_call
 from agent.ports import BASE, Body, Prompt
 from agent.records import Example, Frame, Habit
 from prompts import Language, language_of, render
@@ -137,10 +138,21 @@ def rows(
 
     for language, prompt, extra, frame in _anchors(r, anchors, {x for h in everyone for x in h.scope}):
         put("anchor", language, prompt, extra, frame)
+    blank = _calling(blank, body, personas, tools)
     prompts = [framed(e.language, e.prompt, e.teacher, personas.get(e.language, ""), e.frame, tools) for e in blank]
     replies = body.answers(prompts, BASE, LONGEST)
     whole = (reply and body.count(reply) < LONGEST for reply in replies)  # one cut short would teach to break off
     return tuple(e.model_copy(update={"completion": a}) for e, a, ok in zip(blank, replies, whole, strict=True) if ok)
+
+
+def _calling(
+    blank: Sequence[Example], body: Body, personas: dict[Language, str], tools: dict[Frame, tuple[dict[str, Any], ...]]
+) -> list[Example]:
+    """Anchors where the bare base calls a tool are taught by the bare base: under a rule it may talk instead."""
+    asked = [e for e in blank if e.origin == "anchor" and e.frame == "tools"]
+    prompts = [framed(e.language, e.prompt, e.rules, personas.get(e.language, ""), e.frame, tools) for e in asked]
+    calls = {e for e, a in zip(asked, body.answers(prompts, BASE, LONGEST), strict=True) if looks_like_call(a)}
+    return [e.model_copy(update={"teacher": e.rules}) if e in calls else e for e in blank]
 
 
 def _anchors(r: Random, count: int, scope: set[Language]) -> list[tuple[Language, str, tuple[str, ...], Frame]]:
