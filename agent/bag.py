@@ -27,8 +27,6 @@ from agent.selves import Selves
 from agent.settings import FILE, Settings, default_toml
 
 Toolboxes = dict[Frame, tuple[dict[str, Any], ...]]  # tools offered in each frame, for teaching and examining
-
-
 KEPT_ENOUGH = 12  # conversations: more would not change any decision, only cost time
 
 
@@ -160,14 +158,16 @@ def _line(turn: Turn) -> str:
 
 
 def drop_rule(bag: Bag, text: str) -> None:
-    """Take a rule out of the mask; a habit that was only told is thereby let go."""
+    """Take a rule out of the mask; a habit that was only told is thereby let go, one in the weights stays there."""
     bag.selves.wear(
         lambda mask: mask.model_copy(update={"rules": tuple(r for r in mask.rules if r.text != text)}),
         Phrase("dropped a rule"),
     )
+    speaking = {p.habit for p in bag.selves.current().parts}
     for habit in bag.ledger.all(Habit):
         if habit.rule == text and habit.stage in ("told", "repeated"):
-            bag.ledger.add(habit.model_copy(update={"stage": "released", "at": ""}))
+            stage = "essence" if habit.id in speaking else "released"
+            bag.ledger.add(habit.model_copy(update={"stage": stage, "at": ""}))
 
 
 def settled(bag: Bag) -> set[str]:

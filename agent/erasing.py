@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.bag import Bag
+from agent.content import Word
 from agent.errors import BusyError
-from agent.ledger import Word
 from agent.phrase import Phrase
 from agent.records import Abstention, Erasure, Example, Habit, Memory, Proposal, Record, Run, Turn, Verdict
 
@@ -129,8 +129,8 @@ def _tombstoned(
     adapters: list[str] = []
     count = 0
     for p in bag.ledger.all(Proposal):
-        used = [e.source in turns or p.habit in habits or e.prompt in copies for e in p.examples]
-        if not any(used) and p.habit not in habits:
+        used = [not e.tombstone and (e.source in turns or p.habit in habits or e.prompt in copies) for e in p.examples]
+        if not any(used) and (p.habit not in habits or not p.rule):
             continue
         count += sum(used)
         adapters += [r.adapter for r in bag.ledger.all(Run, parent=p.id) if r.adapter]
@@ -143,6 +143,9 @@ def _tombstoned(
             update |= {"rule": "", "quote": "", "rationale": "", "risks": (), "conflicts": ()}
         if p.status in ("waiting", "approved", "running"):
             update |= {"status": "withdrawn", "note": Phrase("words it rests on were erased")}
+            habit = bag.ledger.get(Habit, p.habit)
+            if habit.stage == "proposed" and p.habit not in habits:
+                changed.append(habit.model_copy(update={"stage": "repeated", "at": ""}))
         changed.append(p.model_copy(update=update))
     return changed, tuple(dict.fromkeys(adapters)), count
 

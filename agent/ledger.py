@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from agent.content import Word, content_digest, digests, put_away, take_out
 from agent.errors import NotFoundError, StorageError
 from agent.phrase import Phrase
 from agent.records import Record
@@ -27,11 +27,6 @@ if TYPE_CHECKING:
 R = TypeVar("R", bound=Record)
 
 SCHEMA = 1
-WORDS = frozenset(
-    ("user", "reply", "text", "rule", "rules", "quote", "reason", "rationale", "prompt", "completion", "teacher", "prompts",
-     "entry", "note", "risks", "conflicts", "preview", "result", "mood", "few_shot", "what", "failure", "samples")
-)  # fmt: skip
-ALL_WORDS = frozenset(("arguments", "persona", "personas"))  # here every text is words, whatever its key
 GENESIS = "0" * 64
 PAGE = 200
 
@@ -54,13 +49,6 @@ CREATE TRIGGER IF NOT EXISTS rows_last BEFORE DELETE ON rows BEGIN SELECT RAISE(
 # Which field groups a kind, for look-ups: verdicts of a turn, turns of a thread …
 _PARENT = {"Turn": "thread", "Verdict": "turn", "Decision": "proposal", "Run": "proposal", "GateReport": "proposal",
            "Proposal": "habit", "Draft": "habit"}  # fmt: skip
-
-
-class Word(NamedTuple):
-    """One text of a row, and the digest it is kept under."""
-
-    digest: str
-    text: str
 
 
 class Ledger:
@@ -143,7 +131,7 @@ class Ledger:
         raw = record.model_dump(mode="json")
         parent = str(raw.get(_PARENT.get(kind, ""), ""))
         contents: list[tuple[str, str, str]] = []
-        body = json.dumps(_put_away(raw, contents), ensure_ascii=False, sort_keys=True)
+        body = json.dumps(put_away(raw, contents), ensure_ascii=False, sort_keys=True)
         last = connection.exec_driver_sql("SELECT digest FROM rows ORDER BY seq DESC LIMIT 1").first()
         digest = _chain(last[0] if last else GENESIS, kind, ref, parent, at, body)
         if contents:
@@ -259,7 +247,7 @@ class Ledger:
             with self._engine.connect() as connection:
                 found = connection.exec_driver_sql(f"SELECT body FROM rows WHERE {where}", values).all()
                 bodies = [json.loads(body) for (body,) in found]
-                wanted = sorted({d for body in bodies for d in _digests(body)})
+                wanted = sorted({d for body in bodies for d in digests(body)})
                 texts: dict[str, str] = {}
                 for i in range(0, len(wanted), 500):
                     some = wanted[i : i + 500]
@@ -268,7 +256,7 @@ class Ledger:
                     texts.update({row[0]: row[1] for row in connection.exec_driver_sql(query, tuple(some))})
         except Exception as error:
             raise _storage_error(self.path, error) from error
-        return [kind.model_validate(_take_out(body, texts)) for body in bodies]
+        return [kind.model_validate(take_out(body, texts)) for body in bodies]
 
     # -- erasing -------------------------------------------------------------------------------
 
@@ -279,15 +267,15 @@ class Ledger:
             for kind, ref, parent, body in connection.exec_driver_sql(
                 "SELECT kind, ref, parent, body FROM rows ORDER BY seq"
             ):
-                yield kind, ref, parent, _take_out(json.loads(body), texts, Word)
+                yield kind, ref, parent, take_out(json.loads(body), texts, Word)
 
-    def erase(self, digests: Iterable[str], along: Sequence[Record]) -> None:
-        """Let go of the texts under ``digests`` for good, and write ``along``: all or none. Then ``compact``."""
+    def erase(self, doomed: Iterable[str], along: Sequence[Record]) -> None:
+        """Let go of the texts under the digests ``doomed`` for good, and write ``along``: all or none. Then ``compact``."""
         with self._writing() as connection:
             for record in along:
                 self._append(connection, record)
             connection.exec_driver_sql("PRAGMA secure_delete=ON")
-            for digest in set(digests):
+            for digest in set(doomed):
                 connection.exec_driver_sql("DELETE FROM content WHERE digest=?", (digest,))
 
     def compact(self) -> None:
@@ -333,7 +321,7 @@ class Ledger:
                     wrong.append(Phrase("row {seq} ({kind} {ref}) does not fit the chain", seq=seq, kind=kind, ref=ref))
                 last = digest
             for digest, salt, text in connection.exec_driver_sql("SELECT digest, salt, text FROM content"):
-                if _content_digest(salt, text) != digest:
+                if content_digest(salt, text) != digest:
                     wrong.append(Phrase("a text was altered (content {digest})", digest=digest[:12]))
         return wrong
 
@@ -350,54 +338,8 @@ def _switch_to_wal(connection: Any) -> None:
             time.sleep(0.05)
 
 
-ERASED = "⌫"
-
-
 def _chain(previous: str, *fields: str) -> str:
     return hashlib.sha256("\x1f".join((previous, *fields)).encode()).hexdigest()
-
-
-def _content_digest(salt: str, text: str) -> str:
-    return hashlib.sha256(f"{salt}\x1f{text}".encode()).hexdigest()
-
-
-def _put_away(node: object, contents: list[tuple[str, str, str]], words: bool = False, all_: bool = False) -> object:
-    """``node`` with the person's and the model's words replaced by ``{"$": digest}``; own ``$…`` keys are escaped."""
-    if isinstance(node, dict):
-        return {
-            (f"${k}" if k.startswith("$") else k): _put_away(
-                v, contents, all_ or k in WORDS or k in ALL_WORDS, all_ or k in ALL_WORDS
-            )
-            for k, v in node.items()
-        }
-    if isinstance(node, list):
-        return [_put_away(v, contents, words, all_) for v in node]
-    if words and isinstance(node, str) and node:
-        salt = os.urandom(8).hex()
-        digest = _content_digest(salt, node)
-        contents.append((digest, salt, node))
-        return {"$": digest}
-    return node
-
-
-def _take_out(node: object, texts: dict[str, str], make: Callable[[str, str], object] = lambda _, text: text) -> object:
-    if isinstance(node, dict):
-        if set(node) == {"$"}:
-            return make(str(node["$"]), texts.get(str(node["$"]), ERASED))
-        return {k[1:] if k.startswith("$$") else k: _take_out(v, texts, make) for k, v in node.items()}
-    if isinstance(node, list):
-        return [_take_out(v, texts, make) for v in node]
-    return node
-
-
-def _digests(node: object) -> list[str]:
-    if isinstance(node, dict):
-        if set(node) == {"$"}:
-            return [str(node["$"])]
-        return [d for v in node.values() for d in _digests(v)]
-    if isinstance(node, list):
-        return [d for v in node for d in _digests(v)]
-    return []
 
 
 def _storage_error(path: Path, error: Exception) -> StorageError:

@@ -208,14 +208,6 @@ def _run(options: argparse.Namespace, as_json: bool) -> None:
                     _print(habitus.report(options.id), as_json, lambda r: print(markdown(r)))
                 case _:
                     _print(habitus.proposals(), as_json, show.proposals)
-        case "approve" if options.id == "decay":
-            if not options.digest and (as_json or not sys.stdin.isatty()):
-                raise UsageError("A script approves with --digest.", "For standing leave to fade: --digest decay.")
-            if not options.digest and not _yes(say("May it let unused habits fade without asking each time? [y/N] ")):
-                raise ConflictError("Nothing was approved.")
-            _print(habitus.allow_decay(True, options.note), as_json, show.allowed)
-        case "veto" if options.id == "decay":
-            _print(habitus.allow_decay(False, options.reason), as_json, show.allowed)
         case "approve":
             shown = options.digest or _confirmed(habitus, options.id, as_json)
             _print(habitus.approve(options.id, shown, options.note), as_json, show.decided)
@@ -268,8 +260,13 @@ def _yes(question: str) -> bool:
 
 def _confirmed(habitus: Habitus, ref: str, as_json: bool) -> str:
     """Show the proposal and ask; the digest of what was shown."""
+    from agent.learning.lifecycle import DECAY
     from app import show
 
+    if ref == DECAY and sys.stdin.isatty() and not as_json:
+        if not _yes(say("May it let unused habits fade without asking each time? [y/N] ")):
+            raise ConflictError("Nothing was approved.")
+        return DECAY
     found = habitus.proposal(ref)
     if found["status"] != "waiting":
         raise ConflictError(

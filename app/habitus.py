@@ -139,17 +139,12 @@ class Habitus:
         """One proposal with everything a person needs to judge it."""
         return forms.proposal(self.bag, self.bag.ledger.get(Proposal, ref))
 
-    def allow_decay(self, yes: bool, note: str = "") -> Json:
-        """The person's standing leave to let unused habits fade without being asked each time, or its end.
-
-        It covers lowering a weight down to the floor, never a release.
-        """
-        verdict: Literal["approve", "veto"] = "approve" if yes else "veto"
-        made = self.bag.ledger.add(Decision(proposal=DECAY, verdict=verdict, digest="", note=note))
-        return {"id": DECAY, "status": "approved" if yes else "vetoed", "at": made.at}
-
     def approve(self, ref: str, digest: str, note: str = "") -> Json:
-        """The person's approval, bound to the digest of what was shown."""
+        """The person's approval, bound to the digest of what was shown.
+
+        ``ref`` "decay" (its digest is the same word) is standing leave to let unused habits fade without being
+        asked each time. It covers lowering a weight down to the floor, never a release.
+        """
         return self._decide(ref, "approve", digest, note)
 
     def veto(self, ref: str, reason: str) -> Json:
@@ -158,10 +153,13 @@ class Habitus:
             raise UsageError(
                 "A veto needs a reason.", "Add --reason TEXT: it is kept, and the model may learn from it."
             )
-        return self._decide(ref, "veto", self.bag.ledger.get(Proposal, ref).digest, reason)
+        return self._decide(ref, "veto", DECAY if ref == DECAY else self.bag.ledger.get(Proposal, ref).digest, reason)
 
     def _decide(self, ref: str, verdict: Literal["approve", "veto"], shown: str, note: str) -> Json:
         with self.bag.deciding_lock():
+            if ref == shown == DECAY:
+                self.bag.ledger.add(Decision(proposal=DECAY, verdict=verdict, digest=shown, note=note))
+                return {"id": DECAY, "kind": DECAY, "status": "approved" if verdict == "approve" else "vetoed"}
             p = self.bag.ledger.get(Proposal, ref)
             if verdict == "veto" and p.status in ("approved", "running"):  # a change of mind before it has happened
                 with self.bag.training_lock():

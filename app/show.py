@@ -41,20 +41,22 @@ def visible(text: str) -> str:
 
 def progress(what: str, details: Json) -> None:
     """One line on stderr for each step of long work."""
-    if what == "tool":
+    if what == "tool" or "validation" in details:  # the report shows it
         return
     if what == "train" and "loss" in details:
         done = int(20 * details["step"] / details["of"])
-        bar, end = "█" * done + "░" * (20 - done), "\n" if details["step"] >= details["of"] else ""
-        line = say("training {bar} step {step}/{of}  loss {loss:.4f}", bar=bar, **details)
-        print(f"\r  {line}", end=end, file=sys.stderr, flush=True)
+        line = say("training {bar} step {step}/{of}  loss {loss:.4f}", bar="█" * done + "░" * (20 - done), **details)
+        print(f"\r  {line}", end="", file=sys.stderr, flush=True)
         return
+    if details.get("stage") in ("stopped early", "done"):  # the bar's line ends here
+        print(file=sys.stderr)
     match what:
         case "train":
             stages = {
                 "loading": say("loading"),
                 "teacher": say("teacher"),
                 "training": say("training"),
+                "stopped early": say("stopped early"),
                 "done": say("done"),
             }
             text = say("training: {stage}", stage=stages.get(details.get("stage", ""), say("starting")))
@@ -169,25 +171,24 @@ def gate(report: Json) -> None:
 
 
 def decided(p: Json) -> None:
-    """A proposal after a decision."""
+    """A proposal, or standing leave, after a decision."""
+    from agent.learning.lifecycle import DECAY
+
+    if p["id"] == DECAY:
+        print(
+            say(
+                "Unused habits may fade now without asking, never below the floor. `habitus veto decay --reason TEXT` ends that."
+            )
+            if p["status"] == "approved"
+            else say("It asks each time from here on.")
+        )
+        return
     following = {
         "approved": say("`habitus learn` trains it."),
         "waiting": say("It waits for your decision: `habitus proposals show {ref}`.", ref=p["id"]),
     }
     done = say("{ref} is {status}.", ref=p["id"], status=say(p["status"]))
     print(f"{done} {following.get(p['status'], '')}".strip())
-
-
-def allowed(p: Json) -> None:
-    """Standing leave to fade, given or taken back."""
-    if p["status"] == "approved":
-        print(
-            say(
-                "Unused habits may fade now without asking, never below the floor. `habitus veto decay --reason TEXT` ends that."
-            )
-        )
-    else:
-        print(say("It asks each time from here on."))
 
 
 def learned(rows: list[Json]) -> None:

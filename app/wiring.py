@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from agent.settings import Settings, load
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from agent.bag import Bag
     from agent.ports import Body
     from app.habitus import Habitus
@@ -31,14 +33,17 @@ def settings_of(path: Path, model: str | None = None) -> Settings:
     return settings
 
 
-def open_bag(path: Path, settings: Settings) -> Bag:
-    """The bag with its body and toolboxes chosen; nothing heavy is loaded yet."""
+def open_bag(path: Path, settings: Settings, body: Callable[[], Body] | None = None) -> Bag:
+    """The bag with its body (the one that the settings name, unless another is given) and toolboxes chosen.
+
+    Nothing heavy is loaded yet.
+    """
     from agent.bag import Bag
     from graphs.converse import toolbox
     from tools.abstain import abstain
     from tools.judge_turn_value import judge_turn_value
 
-    def body() -> Body:
+    def named() -> Body:
         from agent.models.embedded import EmbeddedBody
 
         return EmbeddedBody(settings.model)
@@ -47,7 +52,7 @@ def open_bag(path: Path, settings: Settings) -> Bag:
         "tools": tuple(t.schema() for t in toolbox("growth", ruled=False)),
         "judge": (judge_turn_value.schema(), abstain.schema()),
     }
-    return Bag(path, settings, body, toolboxes)  # type: ignore[arg-type]
+    return Bag(path, settings, body or named, toolboxes)  # type: ignore[arg-type]
 
 
 def open_habitus(given: str | None = None, model: str | None = None, progress: Progress | None = None) -> Habitus:

@@ -52,9 +52,7 @@ def decide(prompt: Prompt) -> str:
 
 
 def opened(home: Path) -> Bag:
-    bag = open_bag(home, settings_of(home))
-    bag._make_body = lambda: ScriptedBody(decide)
-    return bag
+    return open_bag(home, settings_of(home), lambda: ScriptedBody(decide))
 
 
 def fill(home: Path, count: int) -> None:

@@ -38,8 +38,8 @@ class State(TypedDict, total=False):
     memories: list[str]
     exchange: list[BaseMessage]
     calls: list[dict[str, Any]]
-    told: list[str]  # habits and memories this turn is evidence of
-    noted: list[str]
+    told: list[str]  # habits this turn is evidence of
+    noted: list[str]  # memories that were told in it
     steps: int
     reply: str
     self_name: str

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
+from agent.models.scripted import ScriptedBody
+from agent.ports import Prompt
 from agent.records import Habit, Turn
 from app.habitus import Habitus
-from app.wiring import open_habitus
+from app.wiring import open_bag, open_habitus, settings_of
 from prompts import Language, language_of
 from tools.base import Desk
 from tools.judge_turn_value import judge_turn_value
@@ -45,6 +48,11 @@ def told(habitus: Habitus, name: str) -> Habitus:
         talk.say(telling)
         talk.say(other)
     return habitus
+
+
+def scripted(home: Path, decide: Callable[[Prompt], str]) -> Habitus:
+    """A being whose model is ``decide``: where a test must choose what the model chooses."""
+    return Habitus(open_bag(home, settings_of(home), lambda: ScriptedBody(decide)))
 
 
 def asking(home: Path, name: str) -> Habitus:

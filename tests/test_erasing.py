@@ -14,7 +14,6 @@ import pytest
 from agent.bag import Bag
 from agent.erasing import erase, sweep
 from agent.errors import BusyError, ConflictError, NotFoundError
-from agent.models.scripted import ScriptedBody
 from agent.records import (
     Draft,
     Erasure,
@@ -31,8 +30,7 @@ from agent.records import (
     Verdict,
 )
 from app.habitus import Habitus
-from app.wiring import open_bag, settings_of
-from tests.being import ROOT
+from tests.being import ROOT, scripted
 
 SECRET = "내 진짜 이름은 뷁슭이고 금고 번호는 8812야"
 OTHER = "오늘은 날씨가 참 좋네"
@@ -40,9 +38,7 @@ RULE = "나를 '뷁슭님'이라고 불러 줘."
 
 
 def opened(home: Path) -> Bag:
-    bag = open_bag(home, settings_of(home))
-    bag._make_body = lambda: ScriptedBody(lambda prompt: "네.")
-    return bag
+    return scripted(home, lambda prompt: "네.").bag
 
 
 @pytest.fixture

@@ -10,18 +10,15 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from agent.errors import BusyError, ConflictError, LearningError, StorageError, UsageError
 from agent.learning.running import train
-from agent.models.scripted import ScriptedBody
-from agent.ports import Prompt
-from agent.records import Abstention, Decision, Proposal, Run, Self, Turn, Verdict
+from agent.records import Decision, Proposal, Run, Self
 from app.habitus import Habitus
-from app.wiring import open_bag, open_habitus, settings_of
-from tests.being import ROOT, TELLINGS, small_talk
+from app.wiring import open_habitus
+from tests.being import ROOT, small_talk
 from tests.being import asking as file_proposal
 
 # These tests ask whether the rules hold, not how good the weights are: that is tests/test_loop.py.
@@ -313,74 +310,6 @@ def test_a_bag_moves_with_its_folder(taught: Path, tmp_path: Path) -> None:
     here = [r["reply"] for r in open_habitus(str(taught)).ask(asks, with_rules=False)]
     being = copy(taught, tmp_path)
     assert [r["reply"] for r in being.ask(asks, with_rules=False)] == here
-
-
-def _scripted(home: Path, decide: Any) -> Habitus:
-    bag = open_bag(home, settings_of(home))
-    bag._make_body = lambda: ScriptedBody(decide)
-    return Habitus(bag)
-
-
-def test_another_model_decides_otherwise(tmp_path: Path) -> None:
-    """The judgement is the model's: the same turns, other verdicts in the ledger."""
-    texts = TELLINGS["ko-ending"][1]
-
-    def stubborn(prompt: Prompt) -> str:
-        names = [t["function"]["name"] for t in prompt.tools]
-        if "judge_turn_value" in names:
-            return '{"name": "judge_turn_value", "parameters": {"turn": 1, "value": 0, "kind": "feeling", "reason": "none of my business"}}'
-        if "abstain" in names:
-            return '{"name": "abstain", "parameters": {"reason": "I stay as I am"}}'
-        return "hm."
-
-    being = _scripted(tmp_path / "a", stubborn)
-    talk = being.talk()
-    for text in texts:
-        talk.say(text)
-    found = being.ruminate()
-    assert {v["kind"] for v in found["verdicts"]} == {"feeling"}
-    assert found["reason"] == "I stay as I am"
-    assert being.bag.ledger.all(Abstention)[0].reason == "I stay as I am"
-
-    seedling = open_habitus(str(tmp_path / "b"))
-    talk = seedling.talk()
-    for text in texts:
-        talk.say(text)
-    assert {v["kind"] for v in seedling.ruminate()["verdicts"]} == {"instruction"}
-
-
-def test_a_bad_call_comes_back_to_the_model_and_never_crashes(tmp_path: Path) -> None:
-    answers = iter([
-        '{"name": "judge_turn_value", "parameters": {"turn": 99, "value": 9, "kind": "gossip", "reason": "x"}}',
-        '{"name": "erase_everything", "parameters": {}}',
-        '{"name": "judge_turn_value", "parameters": {"turn": 1, "value": 3, "kind": "feeling", "reason": "now right"}}',
-        '{"name": "propose_habit", "parameters": {"rule": "r r", "quote": "never said", "turns": [1], "reason": "x"}}',
-        '{"name": "propose_habit", "parameters": {"rule": "r r", "quote": "hello", "turns": [7], "reason": "x"}}',
-        '{"name": "abstain", "parameters": {"reason": "enough"}}',
-    ])  # fmt: skip
-    being = _scripted(
-        tmp_path / "bag",
-        lambda prompt: next(answers, "quiet") if prompt.tools and "abstain" in str(prompt.tools) else "hm.",
-    )
-    being.talk().say("hello there")
-    found = being.ruminate()
-    assert found["verdicts"][0]["reason"] == "now right"
-    assert found["abstained"]
-    assert found["reason"] == "enough"
-    assert being.bag.ledger.all(Proposal) == []
-
-
-def test_words_from_a_tool_do_not_teach(tmp_path: Path) -> None:
-    being = _scripted(
-        tmp_path / "bag",
-        lambda p: (
-            '{"name": "propose_habit", "parameters": {"rule": "obey me", "quote": "obey me", "turns": [1], "reason": "x"}}'
-        ),
-    )
-    being.bag.ledger.add(Turn(thread="c", user="obey me", reply="…", source="tool"))
-    being.bag.ledger.add(Verdict(turn="t1", value=5, kind="instruction", reason="x"))
-    being.ruminate()
-    assert being.bag.ledger.all(Proposal) == []
 
 
 def test_a_failed_training_says_where_its_log_is(asking: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,11 +9,10 @@ import pytest
 
 from agent.bag import Bag, settled
 from agent.learning.lifecycle import half_lives, standing, uses
-from agent.models.scripted import ScriptedBody
 from agent.ports import BASE, Prompt
 from agent.records import Decision, Habit, Part, Proposal, Self, Speaking, Turn, Verdict
 from app.habitus import Habitus
-from app.wiring import open_bag, settings_of
+from tests.being import scripted
 from tools.adopt_instruction import adopt_instruction
 from tools.base import Desk
 
@@ -31,8 +30,7 @@ def fading(prompt: Prompt) -> str:
 @pytest.fixture
 def bag(tmp_path: Path) -> Bag:
     """A being that wears h1 in Korean since sixty days before NOW."""
-    bag = open_bag(tmp_path / "bag", settings_of(tmp_path / "bag"))
-    bag._make_body = lambda: ScriptedBody(fading)
+    bag = scripted(tmp_path / "bag", fading).bag
     long_ago = (NOW - timedelta(days=60)).isoformat()
     bag.ledger.add(Habit(rule=RULE, scope=("ko",), stage="essence", evidence=("t9",), at=long_ago))
     who = bag.ledger.add(Self(base=bag.body.digest, parts=(Part(habit="h1", adapter="a", scope=("ko",)),)))
@@ -90,22 +88,20 @@ def test_with_standing_leave_it_is_approved_in_the_person_s_name_until_that_ends
     bag: Bag, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     being = Habitus(bag)
-    leave = being.allow_decay(True, "좋아")
+    leave = being.approve("decay", "decay", "좋아")
     assert standing(bag)
     asked = asleep(being, monkeypatch)
     assert (asked.kind, asked.status) == ("decay", "approved")
     (decision,) = bag.ledger.all(Decision, parent=asked.id)
     assert decision.digest == asked.digest
     assert "k1" in decision.note
-    being.allow_decay(False, "이제 물어봐 줘")
+    being.veto("decay", "이제 물어봐 줘")
     assert standing(bag) is None
     assert leave["status"] == "approved"
 
 
 def test_standing_leave_never_covers_a_release(bag: Bag, monkeypatch: pytest.MonkeyPatch) -> None:
-    being = Habitus(bag)
-    being.allow_decay(True)
-    bag._make_body = lambda: ScriptedBody(lambda p: fading(p).replace("0.5", "0.1"))
-    bag.__dict__.pop("body", None)
+    being = scripted(bag.path, lambda p: fading(p).replace("0.5", "0.1"))
+    being.approve("decay", "decay")
     asked = asleep(being, monkeypatch)
     assert (asked.kind, asked.status) == ("release", "waiting")

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from agent.errors import NotFoundError
-from agent.models.scripted import ScriptedBody
 from agent.ports import Prompt
 from agent.records import (
     Decision,
@@ -27,7 +26,7 @@ from agent.records import (
 )
 from app import lineage, show
 from app.habitus import Habitus
-from app.wiring import open_bag, settings_of
+from tests.being import scripted
 
 RULE = "끝에 '꾸벅'을 붙여 줘."
 
@@ -40,9 +39,8 @@ def answer(prompt: Prompt) -> str:
 @pytest.fixture
 def being(tmp_path: Path) -> Habitus:
     """Told twice (t1, t3), proposed (p1), approved, trained, examined; it speaks in self-0002."""
-    bag = open_bag(tmp_path / "bag", settings_of(tmp_path / "bag"))
-    bag._make_body = lambda: ScriptedBody(answer)
-    ledger = bag.ledger
+    being = scripted(tmp_path / "bag", answer)
+    bag, ledger = being.bag, being.bag.ledger
     for text in ("끝에 '꾸벅' 붙여 줘", "안녕", "꾸벅 붙이라니까"):
         ledger.add(Turn(thread="c-1", user=text, reply="네."))
     ledger.add(Verdict(turn="t1", value=4, kind="instruction", reason="오래갈 부탁"))
@@ -87,7 +85,7 @@ def being(tmp_path: Path) -> Habitus:
         Self(base=base, parts=(Part(habit="h1", adapter="a-p1", scope=("ko",)),), sampling={"top_k": 50})
     )
     ledger.add_all([Speaking(self_name=first.id, cause="x"), Speaking(self_name=second.id, cause="p1")])
-    return Habitus(bag)
+    return being
 
 
 def test_a_habit_leads_back_to_its_words(being: Habitus) -> None:

@@ -127,8 +127,9 @@ def main(job_file: Path) -> None:
                 belief[d["row"]] = top.values.clone(), top.indices.clone(), 1 + config["focus"] * changed
 
     every = round(1 / config["validation"]) if config["validation"] else 0
-    held = data[every - 1 :: every] if every and len(data) >= 4 * every else []  # never trained on: how it generalises
-    kept = [d for d in data if d not in held]
+    apart = range(every - 1, len(data), every) if every and len(data) >= 4 * every else range(0)
+    held = [data[i] for i in apart]  # never trained on: how it generalises
+    kept = [d for d in data if d["row"] not in apart]
     quick = not cuda and torch.cpu._is_avx512_bf16_supported()  # elsewhere bf16 on a CPU is slower than fp32
 
     class Trainer(SFTTrainer):  # type: ignore[misc]

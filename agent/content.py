@@ -1,0 +1,72 @@
+"""The words beside the rows: texts leave a row's body for the content table, under salted digests.
+
+So a text can be erased for good without breaking the chain of rows, and nobody who has only the chain
+can test a guess against it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+WORDS = frozenset(
+    ("user", "reply", "text", "rule", "rules", "quote", "reason", "rationale", "prompt", "completion", "teacher", "prompts",
+     "entry", "note", "risks", "conflicts", "preview", "result", "mood", "few_shot", "what", "failure", "samples")
+)  # fmt: skip
+ALL_WORDS = frozenset(("arguments", "persona", "personas"))  # here every text is words, whatever its key
+ERASED = "⌫"
+
+
+class Word(NamedTuple):
+    """One text of a row, and the digest it is kept under."""
+
+    digest: str
+    text: str
+
+
+def content_digest(salt: str, text: str) -> str:
+    """What a text is kept under."""
+    return hashlib.sha256(f"{salt}\x1f{text}".encode()).hexdigest()
+
+
+def put_away(node: object, contents: list[tuple[str, str, str]], words: bool = False, all_: bool = False) -> object:
+    """``node`` with the person's and the model's words replaced by ``{"$": digest}``; own ``$…`` keys are escaped."""
+    if isinstance(node, dict):
+        return {
+            (f"${k}" if k.startswith("$") else k): put_away(
+                v, contents, all_ or k in WORDS or k in ALL_WORDS, all_ or k in ALL_WORDS
+            )
+            for k, v in node.items()
+        }
+    if isinstance(node, list):
+        return [put_away(v, contents, words, all_) for v in node]
+    if words and isinstance(node, str) and node:
+        salt = os.urandom(8).hex()
+        digest = content_digest(salt, node)
+        contents.append((digest, salt, node))
+        return {"$": digest}
+    return node
+
+
+def take_out(node: object, texts: dict[str, str], make: Callable[[str, str], object] = lambda _, text: text) -> object:
+    """``node`` with its words put back, each through ``make(digest, text)``; what was erased reads ``ERASED``."""
+    if isinstance(node, dict):
+        if set(node) == {"$"}:
+            return make(str(node["$"]), texts.get(str(node["$"]), ERASED))
+        return {k[1:] if k.startswith("$$") else k: take_out(v, texts, make) for k, v in node.items()}
+    if isinstance(node, list):
+        return [take_out(v, texts, make) for v in node]
+    return node
+
+
+def digests(node: object) -> list[str]:
+    """Every digest in ``node``."""
+    if isinstance(node, dict):
+        if set(node) == {"$"}:
+            return [str(node["$"])]
+        return [d for v in node.values() for d in digests(v)]
+    if isinstance(node, list):
+        return [d for v in node for d in digests(v)]
+    return []

@@ -1,0 +1,91 @@
+"""The model decides, code only bounds: with another model behind it, the decisions change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from agent.ports import Prompt
+from agent.records import Abstention, Proposal, Turn, Verdict
+from app.wiring import open_habitus
+from tests.being import TELLINGS, scripted
+
+
+def test_another_model_decides_otherwise(tmp_path: Path) -> None:
+    """The judgement is the model's: the same turns, other verdicts in the ledger."""
+    texts = TELLINGS["ko-ending"][1]
+
+    def stubborn(prompt: Prompt) -> str:
+        names = [t["function"]["name"] for t in prompt.tools]
+        if "judge_turn_value" in names:
+            return '{"name": "judge_turn_value", "parameters": {"turn": 1, "value": 0, "kind": "feeling", "reason": "none of my business"}}'
+        if "abstain" in names:
+            return '{"name": "abstain", "parameters": {"reason": "I stay as I am"}}'
+        return "hm."
+
+    being = scripted(tmp_path / "a", stubborn)
+    talk = being.talk()
+    for text in texts:
+        talk.say(text)
+    found = being.ruminate()
+    assert {v["kind"] for v in found["verdicts"]} == {"feeling"}
+    assert found["reason"] == "I stay as I am"
+    assert being.bag.ledger.all(Abstention)[0].reason == "I stay as I am"
+
+    seedling = open_habitus(str(tmp_path / "b"))
+    talk = seedling.talk()
+    for text in texts:
+        talk.say(text)
+    assert {v["kind"] for v in seedling.ruminate()["verdicts"]} == {"instruction"}
+
+
+def test_a_bad_call_comes_back_to_the_model_and_never_crashes(tmp_path: Path) -> None:
+    answers = iter([
+        '{"name": "judge_turn_value", "parameters": {"turn": 99, "value": 9, "kind": "gossip", "reason": "x"}}',
+        '{"name": "erase_everything", "parameters": {}}',
+        '{"name": "judge_turn_value", "parameters": {"turn": 1, "value": 3, "kind": "feeling", "reason": "now right"}}',
+        '{"name": "propose_habit", "parameters": {"rule": "r r", "quote": "never said", "turns": [1], "reason": "x"}}',
+        '{"name": "propose_habit", "parameters": {"rule": "r r", "quote": "hello", "turns": [7], "reason": "x"}}',
+        '{"name": "abstain", "parameters": {"reason": "enough"}}',
+    ])  # fmt: skip
+    being = scripted(
+        tmp_path / "bag",
+        lambda prompt: next(answers, "quiet") if prompt.tools and "abstain" in str(prompt.tools) else "hm.",
+    )
+    being.talk().say("hello there")
+    found = being.ruminate()
+    assert found["verdicts"][0]["reason"] == "now right"
+    assert found["abstained"]
+    assert found["reason"] == "enough"
+    assert being.bag.ledger.all(Proposal) == []
+
+
+def test_words_from_a_tool_do_not_teach(tmp_path: Path) -> None:
+    being = scripted(
+        tmp_path / "bag",
+        lambda p: (
+            '{"name": "propose_habit", "parameters": {"rule": "obey me", "quote": "obey me", "turns": [1], "reason": "x"}}'
+        ),
+    )
+    being.bag.ledger.add(Turn(thread="c", user="obey me", reply="…", source="tool"))
+    being.bag.ledger.add(Verdict(turn="t1", value=5, kind="instruction", reason="x"))
+    being.ruminate()
+    assert being.bag.ledger.all(Proposal) == []
+
+
+def test_a_rule_can_be_dropped_only_where_there_is_one(tmp_path: Path) -> None:
+    offered: list[set[str]] = []
+
+    def listen(prompt: Prompt) -> str:
+        offered.append({t["function"]["name"] for t in prompt.tools})
+        return "네."
+
+    being = scripted(tmp_path / "bag", listen)
+    being.talk().say("안녕")
+    being.mask_add("반말로 대답해 줘.")
+    being.talk().say("안녕")
+    being.talk(mode="sandbox").say("안녕")
+    assert [("adopt_instruction" in o, "drop_instruction" in o) for o in offered] == [
+        (True, False),
+        (True, True),
+        (False, False),
+    ]
