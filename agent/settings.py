@@ -115,10 +115,10 @@ class TrainingTable(Table):
     optimizer: Literal["adamw_torch", "adamw_8bit", "paged_adamw_8bit"] = "adamw_torch"
     warmup: float = Field(0.1, ge=0, le=0.5)
     weight_decay: float = Field(0.0, ge=0, le=1)
-    focus: float = Field(8.0, ge=0, le=100, description="distill: extra weight of the tokens that the rule changes")
+    focus: float = Field(3.0, ge=0, le=100, description="distill: extra weight of the tokens that the rule changes")
     validation: float = Field(0.08, ge=0, le=0.5, description="share of the rows kept out, to see how it generalises")
     patience: float = Field(
-        0.05, ge=0, description="stop when the loss on those rows rises by this share above its best"
+        0.5, ge=0, description="stop when the loss on those rows rises by this share above its best"
     )
     seed: int = 7
     strategy: Literal["core", "fresh"] = "core"
@@ -184,7 +184,7 @@ class TrainingProfile(Table):
 
 
 PROFILES: dict[str, TrainingProfile] = {
-    "seedling": TrainingProfile(name="seedling", learning_rate=1e-3, epochs=5, batch_size=16),
+    "seedling": TrainingProfile(name="seedling", learning_rate=1e-3, epochs=6, batch_size=8),
     "llama": TrainingProfile(name="llama", learning_rate=1e-4, epochs=2, batch_size=4),
 }
 # The owner's ranges (shared notes): outside them we warn and never silently change.

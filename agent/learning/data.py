@@ -156,7 +156,7 @@ def _calling(
 
 
 def _anchors(r: Random, count: int, scope: set[Language]) -> list[tuple[Language, str, tuple[str, ...], Frame]]:
-    """Prompts that keep something else: other rules, tools, honesty, judgement.
+    """Prompts that keep something else: other rules (or none), tools, honesty, judgement.
 
     Only in the languages of the scope: elsewhere the weights are not worn (``selves.worn``).
     """
@@ -165,11 +165,11 @@ def _anchors(r: Random, count: int, scope: set[Language]) -> list[tuple[Language
     while len(found) < count:
         language, x = r.choice(inside), r.random()
         texts = bank("anchors", language)
-        if x < 0.55:
-            rules = tuple(r.sample(texts["rules"], r.randint(1, 2)))
+        if x < 0.65:
+            rules = tuple(r.sample(texts["rules"], r.randint(0, 2)))
             found.append((language, r.choice(texts[r.choice(["talk", "talk", "talk", "unknown"])]), rules, "plain"))
-        elif x < 0.85:
-            found.append((language, r.choice(texts[r.choice(["teach", "teach", "facts", "talk"])]), (), "tools"))
+        elif x < 0.92:
+            found.append((language, r.choice(texts[r.choice(["teach", "facts", "facts", "talk"])]), (), "tools"))
         else:
             found.append((language, r.choice(texts[r.choice(["teach", "talk", "facts"])]), (), "judge"))
     return found

@@ -94,9 +94,9 @@ def main(job_file: Path) -> None:
             "input_ids": encode(e, e.rules) + tail,
             "teacher_ids": encode(e, e.teacher) + tail,
         }
-        # the same words said without the habit; in an anchor, which does without it, said under it
+        # the same words said without the habit; in a row that is to do without it, said under it
         row["other_ids"] = row["input_ids"]
-        if e.origin == "anchor" and taught:
+        if e.teacher == e.rules and taught:
             row["other_ids"] = encode(e, (*e.rules, taught[i % len(taught)])) + tail
         if len(row["teacher_ids"]) > config["context_length"]:
             say(error="length", row=i + 1)
