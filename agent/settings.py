@@ -116,6 +116,12 @@ class TrainingTable(Table):
     warmup: float = Field(0.1, ge=0, le=0.5)
     weight_decay: float = Field(0.0, ge=0, le=1)
     focus: float = Field(3.0, ge=0, le=100, description="distill: extra weight of the tokens that the rule changes")
+    margin: float = Field(
+        4.0,
+        ge=0,
+        le=20,
+        description="distill: head start, in nats, of what would be said otherwise; the habit must beat it",
+    )
     validation: float = Field(0.08, ge=0, le=0.5, description="share of the rows kept out, to see how it generalises")
     patience: float = Field(
         0.5, ge=0, description="stop when the loss on those rows rises by this share above its best"

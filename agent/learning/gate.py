@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from agent.bag import Toolboxes
-from agent.learning.data import bank, framed, literals
+from agent.learning.data import LONGEST, bank, framed, literals
 from agent.models.calls import parse
 from agent.phrase import Phrase
 from agent.ports import BASE, Body, Prompt, Voice
@@ -99,13 +99,13 @@ def _questions(exam: Exam, habit: Habit, language: Language) -> tuple[list[Promp
     """Usable questions about a habit in a language: bare prompts, what base says under all rules, what it says
     under all but this one, and the strings that show the habit.
 
-    Usable: the rule changes what is said, and the bare base would not say it anyway.
+    Usable: base comes to an end, the rule changes what is said, and the bare base would not say it anyway.
     """
     texts = bank("probes", language)["talk"][:TALK]
     everyone = exam.ruled(language)
     rules = everyone if habit.rule in everyone else (*everyone, habit.rule)
     bare = exam.prompts(language, texts, ())
-    taught = exam.body.answers(exam.prompts(language, texts, rules), BASE)
+    taught = exam.body.answers(exam.prompts(language, texts, rules), BASE, LONGEST)
     without = exam.body.answers(exam.prompts(language, texts, [r for r in rules if r != habit.rule]), BASE)
     plain = exam.body.answers(bare, BASE)
     free = exam.body.agreement(bare, taught, BASE)
@@ -115,6 +115,7 @@ def _questions(exam: Exam, habit: Habit, language: Language) -> tuple[list[Promp
         i
         for i, t in enumerate(taught)
         if t != without[i]
+        and exam.body.count(t) < LONGEST
         and all(w in t for w in words)
         and (free[i] < exam.table.agreement or not all(w in plain[i] for w in words))
     ]

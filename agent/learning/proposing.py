@@ -39,6 +39,7 @@ def config_of(bag: Bag, method: Method) -> dict[str, Any]:
         "warmup": table.warmup,
         "weight_decay": table.weight_decay,
         "focus": table.focus,
+        "margin": table.margin,
         "validation": table.validation,
         "patience": table.patience,
         "seed": table.seed,

@@ -104,11 +104,12 @@ def main(job_file: Path) -> None:
         data.append(row | {"tail": len(tail)})
     say(stage="teacher", rows=len(data))
 
-    belief: dict[int, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}  # log-probabilities, their ids, weights
+    # of each row's tokens: the teacher's log-probabilities, their ids, weights; what else would be said, its head start
+    belief: dict[int, tuple[torch.Tensor, ...]] = {}
     if config["method"] == "sft":  # a teacher that is certain of the words
         for d in data:
             ids = torch.tensor(d["input_ids"][-d["tail"] :])[:, None]
-            belief[d["row"]] = torch.zeros(ids.shape), ids, torch.ones(len(ids))
+            belief[d["row"]] = torch.zeros(ids.shape), ids, torch.ones(len(ids)), ids, torch.zeros(ids.shape)
     else:
         model.eval()
         order = sorted(data, key=lambda d: len(d["teacher_ids"]))
@@ -121,10 +122,15 @@ def main(job_file: Path) -> None:
                 # A rule changes few tokens of an answer, and those count most. In an anchor, too, those count most
                 # that the rule would change if it leaked; the rest of an anchor counts as half changed.
                 changed = 1 - torch.minimum(logp, unlike).exp().sum(-1)
-                if examples[d["row"]].origin == "anchor":
-                    changed = changed + 0.5
+                half = 0.5 if examples[d["row"]].origin == "anchor" else 0.0
                 top = logp.topk(min(TOP, logp.shape[-1]), -1)
-                belief[d["row"]] = top.values.clone(), top.indices.clone(), 1 + config["focus"] * changed
+                belief[d["row"]] = (
+                    top.values.clone(),
+                    top.indices.clone(),
+                    1 + config["focus"] * (changed + half),
+                    unlike.argmax(-1, keepdim=True),
+                    config.get("margin", 0.0) * changed[:, None],
+                )
 
     every = round(1 / config["validation"]) if config["validation"] else 0
     apart = range(every - 1, len(data), every) if every and len(data) >= 4 * every else range(0)
@@ -143,7 +149,8 @@ def main(job_file: Path) -> None:
                 with torch.autocast("cpu", torch.bfloat16, enabled=quick):
                     students = tails(model, part["inputs"], part["rows"])
                 for d, student in zip(part["rows"], students, strict=True):
-                    logp, where, weight = (x.to(student.device) for x in belief[d["row"]])
+                    logp, where, weight, rival, start = (x.to(student.device) for x in belief[d["row"]])
+                    student = student.scatter_add(-1, rival, start).log_softmax(-1)
                     p, q = logp.exp(), student.gather(-1, where)
                     rest_p, rest_q = (1 - p.sum(-1)).clamp_min(1e-6), (1 - q.exp().sum(-1)).clamp_min(1e-6)
                     kl = (p * (logp - q)).sum(-1) + rest_p * (rest_p.log() - rest_q.log())
