@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.bag import Bag, settled
+from agent.bag import Bag, drop_rule, settled
 from agent.learning.lifecycle import half_lives, standing, uses
 from agent.ports import BASE, Prompt
 from agent.records import Decision, Habit, Part, Proposal, Self, Speaking, Turn, Verdict
@@ -70,6 +70,14 @@ def test_told_again_it_goes_back_to_the_mask_and_may_be_proposed_anew(bag: Bag) 
     assert [r.habit for r in now.mask.rules] == ["h1"]
     assert [p.habit for p in now.parts] == ["h1"], "no weight changes without an approval"
     assert settled(bag) == set()
+
+
+def test_its_rule_dropped_from_the_mask_it_is_still_in_the_weights(bag: Bag) -> None:
+    adopt_instruction.call(Desk(bag=bag, user="꾸벅 붙이라니까"), {"rule": RULE})
+    drop_rule(bag, RULE)
+    assert bag.selves.current().mask.rules == ()
+    assert bag.ledger.get(Habit, "h1").stage == "essence"
+    assert settled(bag) == {"h1"}
 
 
 def asleep(being: Habitus, monkeypatch: pytest.MonkeyPatch) -> Proposal:
