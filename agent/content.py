@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 WORDS = frozenset(
     ("user", "reply", "text", "rule", "rules", "quote", "reason", "rationale", "prompt", "completion", "teacher", "prompts",
-     "entry", "note", "risks", "conflicts", "preview", "result", "mood", "few_shot", "what", "failure", "samples")
+     "entry", "note", "risks", "preview", "result", "mood", "few_shot", "what", "failure", "samples")
 )  # fmt: skip
 ALL_WORDS = frozenset(("arguments", "persona", "personas"))  # here every text is words, whatever its key
 ERASED = "⌫"

@@ -140,7 +140,7 @@ def _tombstoned(
             "at": "",
         }
         if p.habit in habits:
-            update |= {"rule": "", "quote": "", "rationale": "", "risks": (), "conflicts": ()}
+            update |= {"rule": "", "quote": "", "rationale": "", "risks": ()}
         if p.status in ("waiting", "approved", "running"):
             update |= {"status": "withdrawn", "note": Phrase("words it rests on were erased")}
             habit = bag.ledger.get(Habit, p.habit)

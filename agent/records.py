@@ -157,7 +157,7 @@ class Proposal(Record):
     evidence: tuple[str, ...] = ()
     rationale: str = ""
     risks: tuple[str, ...] = ()
-    conflicts: tuple[str, ...] = ()
+    conflicts: tuple[str, ...] = ()  # older habits that do not go together with this one: they leave
     preview: tuple[tuple[str, str, str], ...] = ()  # (prompt, now, with the habit)
     living: tuple[str, ...] = ()  # habits the trained adapter carries, this one included
     weight: float = 0.0  # for decay: the weight asked for

@@ -126,11 +126,13 @@ class Selves:
                 who=target.id,
             )
         self.voice(target)
-        inside = {p.habit for p in target.parts}
+        inside, masked = {p.habit for p in target.parts}, {r.habit for r in target.mask.rules}
         stages: list[Record] = []
         for habit in self._ledger.all(Habit):
             if habit.id in inside and habit.stage not in ("essence", "fading"):
                 stages.append(habit.model_copy(update={"stage": "essence", "at": ""}))
+            elif habit.id in masked and habit.stage == "released":  # a newer one had taken its place
+                stages.append(habit.model_copy(update={"stage": "repeated", "at": ""}))
             elif habit.id not in inside and habit.stage in ("essence", "fading"):
                 stages.append(habit.model_copy(update={"stage": "repeated", "at": ""}))
         return self._speak(target, Phrase("rollback to {who}", who=target.id), stages)

@@ -92,7 +92,7 @@ def edited(p: Proposal, drop: Sequence[int], file: Path | None) -> Proposal:
             "Change it: the exam must stay unseen.",
             leak=leaks[0],
         )
-    if not any(e.habit == p.habit for e in examples) and p.kind == "learn":
+    if not any(e.habit == p.habit for e in examples) and p.kind in ("learn", "correct"):
         raise UsageError(
             "Nothing of the habit itself would be left.", "To refuse it, `habitus veto {ref} --reason …`.", ref=p.id
         )

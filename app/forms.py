@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from agent.bag import Bag
-from agent.records import Decision, GateReport, Proposal, Self, Speaking, Turn
+from agent.records import Decision, GateReport, Habit, Proposal, Self, Speaking, Turn
 
 Json = dict[str, Any]
 
@@ -41,6 +41,7 @@ def proposal(bag: Bag, p: Proposal) -> Json:
         "evidence": [
             {"turn_id": t.id, "at": t.at, "user": t.user, "source": t.source} for t in ledger.some(Turn, p.evidence)
         ],
+        "conflicts": [{"habit": h.id, "rule": h.rule} for h in ledger.some(Habit, p.conflicts)],
         "examples": [{"n": i + 1, **e.model_dump(mode="json")} for i, e in enumerate(p.examples)],
         "preview": [{"prompt": a, "before": b, "after": c} for a, b, c in p.preview],
         "config": p.config,

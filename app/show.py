@@ -134,8 +134,9 @@ def proposal(p: Json) -> None:
         _field(say("evidence"), f"{t['turn_id']} ({t['at'][:10]}) {visible(t['user'])}{origin}")
     for text in p["risks"]:
         _field(say("risk"), visible(recorded(text)))
-    for text in p["conflicts"]:
-        _field(say("conflict"), visible(text))
+    for h in p["conflicts"]:
+        leaving = {"habit": h["habit"], "rule": visible(h["rule"])}
+        _field(say("conflict"), say("does not go with {habit}, which would leave: {rule}", **leaving))
     if p["preview"]:
         print("\n  " + say("Before and after:"))
         for x in p["preview"]:
@@ -280,7 +281,7 @@ def why(r: Json) -> None:
     print("\n" + say("Its road:"))
     for step in r["road"]:
         told = say("turns {turns}, kept {kept}", turns=", ".join(step["evidence"]) or "–", kept=step["kept"])
-        print(f"  {step['at'][:19]}  {padded(say(step['stage']), 9)} {told}  {visible(step['reason'])}")
+        print(f"  {step['at'][:19]}  {padded(say(step['stage']), 9)} {told}  {visible(recorded(step['reason']))}")
     print("\n" + say("The words it rests on:"))
     for t in r["evidence"]:
         judged = (

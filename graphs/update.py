@@ -19,6 +19,7 @@ from agent.errors import ConflictError
 from agent.learning.gate import Exam, examine
 from agent.learning.proposing import personas, stale
 from agent.learning.running import check_approved, train
+from agent.phrase import Phrase
 from agent.records import Decision, GateReport, Habit, Mask, Part, Proposal, Record, Run, Stage
 from agent.selves import worn
 from graphs.context import Context
@@ -63,7 +64,7 @@ def settle(bag: Bag, ref: str, answer: Verdict) -> None:
         Decision(proposal=ref, verdict=answer.verdict, digest=answer.digest, note=answer.note),
         proposal.model_copy(update={"status": status, "note": answer.note, "at": ""}),
     ]
-    if answer.verdict == "veto" and proposal.kind == "learn" and habit.stage == "proposed":
+    if answer.verdict == "veto" and habit.stage == "proposed":
         changes.append(habit.model_copy(update={"stage": "repeated", "at": ""}))
     ledger.add_all(changes)
 
@@ -138,7 +139,7 @@ def _examine(state: State, runtime: Runtime[Context]) -> State:
         speaking={x: bag.selves.voice(now, x) for x in languages},
         habit=subject,
         purpose=proposal.kind,
-        earlier=[bag.ledger.get(Habit, h) for h in sorted(before - {subject.id})],
+        earlier=[bag.ledger.get(Habit, h) for h in sorted(before - {subject.id, *proposal.conflicts})],
         personas=personas(bag.selves.current().mask),
         tools=bag.toolboxes,
         table=bag.settings.gate,
@@ -158,7 +159,7 @@ def _promote(state: State, runtime: Runtime[Context]) -> State:
         return {"self_name": ""}  # withdrawn while it was trained, or promoted before a crash
     run = bag.ledger.get(Run, state["run"]) if state["run"] else None
     parts = parts_after(bag, proposal, run)
-    baked = {p.habit for p in parts} | {proposal.habit}
+    baked = {p.habit for p in parts} | {proposal.habit, *proposal.conflicts}
     texts = {bag.ledger.get(Habit, h).rule for h in baked}
 
     def unmasked(mask: Mask) -> Mask:
@@ -172,6 +173,9 @@ def _promote(state: State, runtime: Runtime[Context]) -> State:
         habit.model_copy(update={"stage": stages.get(proposal.kind, "essence"), "at": ""}),
         proposal.model_copy(update={"status": "promoted", "at": ""}),
     ]
+    for older in bag.ledger.some(Habit, proposal.conflicts):
+        reason = Phrase("{newer} took its place", newer=habit.id)
+        done.append(older.model_copy(update={"stage": "released", "reason": reason, "at": ""}))
     now = bag.selves.become(parts, unmasked, proposal.id, done)
     runtime.context.progress("promote", {"self": now.id})
     return {"self_name": now.id}

@@ -1,4 +1,4 @@
-"""From a draft to a proposal a person can judge: rows fixed, previews made, conflicts named, digest taken."""
+"""From a draft to a proposal a person can judge: rows fixed, conflicts named, previews made, digest taken."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from itertools import islice
 from typing import Any
 
 from agent.bag import Bag, living
-from agent.learning.data import digest, framed, is_probe, literals, near_duplicate, rows
+from agent.learning.data import bank, digest, framed, is_probe, literals, near_duplicate, rows
 from agent.phrase import Phrase
 from agent.ports import BASE
 from agent.records import Draft, Example, Habit, Mask, Method, Proposal, Purpose, Turn, Verdict
@@ -14,6 +14,7 @@ from agent.settings import profile
 from prompts import Language, language_of, render
 
 FRESH_AT_MOST = 2
+ASKED = 12  # prompts on which two rules are tried together
 
 
 def personas(mask: Mask) -> dict[Language, str]:
@@ -80,17 +81,29 @@ def _teachable(bag: Bag, turn: Turn) -> bool:
 
 
 def file_learning(bag: Bag, draft: Draft, method: Method, reason: str) -> Proposal:
-    """Complete the rows with the frozen base, and file the proposal as ``waiting``."""
+    """Complete the rows with the frozen base, and file the proposal as ``waiting``.
+
+    It is a ``correct`` when an older habit does not go together with this one: the older leaves mask and weights,
+    and is never trained on again.
+    """
     ledger = bag.ledger
     habit = ledger.get(Habit, draft.habit)
     config = config_of(bag, method)
-    others = [h for h in living(bag) if h.id != habit.id] if config["strategy"] == "core" else []
+    now = bag.selves.current()
+    spoken = dict.fromkeys([*(p.habit for p in now.parts), *(r.habit for r in now.mask.rules if r.habit)])
+    older = [ledger.get(Habit, h) for h in spoken if h != habit.id]
+    conflicts = tuple(h.id for h in older if clash(bag, h, habit, config["personas"]))
+    if conflicts:
+        config["strategy"] = "core"  # what leaves the weights can only leave with a new core
+    others = [h for h in living(bag) if h.id not in (*conflicts, habit.id)] if config["strategy"] == "core" else []
     carried = (*(h.id for h in others), habit.id)
-    config |= {"kind": "learn", "habit": habit.id, "scope": list(habit.scope), "living": list(carried)}
+    kind: Purpose = "correct" if conflicts else "learn"
+    config |= {"kind": kind, "habit": habit.id, "scope": list(habit.scope), "living": list(carried)}
+    config |= {"conflicts": list(conflicts)}
     examples = _rows(bag, habit, others, draft_rows(bag, draft), config)
     proposal = ledger.add(
         Proposal(
-            kind="learn",
+            kind=kind,
             habit=habit.id,
             rule=habit.rule,
             quote=habit.quote,
@@ -100,7 +113,7 @@ def file_learning(bag: Bag, draft: Draft, method: Method, reason: str) -> Propos
             evidence=habit.evidence,
             rationale=f"{draft.rationale} {reason}",
             risks=_risks(habit, examples),
-            conflicts=_conflicts(bag, habit, others, config["personas"]),
+            conflicts=conflicts,
             preview=_preview(bag, habit, examples, config["personas"]),
             living=carried,
             config=config,
@@ -117,14 +130,9 @@ def stale(bag: Bag, proposal: Proposal) -> bool:
 
     A habit's rows alone still fit, as a fresh part; rows for a whole core do not.
     """
-    now = {p.habit for p in bag.selves.current().parts} - {proposal.habit}
+    now = {p.habit for p in bag.selves.current().parts} - {proposal.habit, *proposal.conflicts}
     carried = set(proposal.living) - {proposal.habit}
-    return (
-        proposal.kind in ("learn", "release", "consolidate")
-        and bool(proposal.examples)
-        and bool(carried)
-        and carried != now
-    )
+    return proposal.kind != "decay" and bool(proposal.examples) and bool(carried) and carried != now
 
 
 def refile(bag: Bag, proposal: Proposal) -> Proposal | None:
@@ -264,22 +272,21 @@ def _preview(
     return tuple(found)
 
 
-def _conflicts(bag: Bag, habit: Habit, others: list[Habit], who: dict[Language, str]) -> tuple[str, ...]:
-    """Living habits that the base, told everything at once, no longer follows."""
-    from agent.learning.data import bank
+def clash(bag: Bag, older: Habit, newer: Habit, who: dict[Language, str]) -> bool:
+    """Whether two habits do not go together, as the base itself shows.
 
-    found = []
-    for other in others:
-        shared = [x for x in other.scope if x in habit.scope]
-        words = literals(other.rule)
-        if not shared or not words:
-            continue
-        rules = tuple(h.rule for h in [*others, habit] if shared[0] in h.scope)
-        asks = [
-            framed(shared[0], t, rules, who.get(shared[0], ""), "plain", {})
-            for t in bank("anchors", shared[0])["talk"][:6]
-        ]
-        kept = sum(all(w in a for w in words) for a in bag.body.answers(asks, BASE))
-        if kept < len(asks) / 2:
-            found.append(f"{other.id}: {other.rule}")
-    return tuple(found)
+    Told both rules at once, it answers word for word as if one of them, which by itself changes the answer, were
+    not there. Counted are prompts on which the two rules give different answers, and half of them decide.
+    """
+    counted = lost = 0
+    for language in (x for x in older.scope if x in newer.scope):
+        texts = bank("anchors", language)["talk"][:ASKED]
+        told = ((), (older.rule,), (newer.rule,), (older.rule, newer.rule))
+        said = (
+            bag.body.answers([framed(language, t, rules, who.get(language, ""), "plain", {}) for t in texts], BASE)
+            for rules in told
+        )
+        for bare, old, new, both in zip(*said, strict=True):
+            counted += old != new
+            lost += old != new and ((both == new and old != bare) or (both == old and new != bare))
+    return lost > 0 and 2 * lost >= counted

@@ -1,0 +1,71 @@
+"""A new rule against an old one: the base shows whether they go together, and the newer one wins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agent.learning.proposing import stale
+from agent.ports import BASE, Prompt
+from agent.records import Habit, Part, Proposal, Self, Speaking
+from app.habitus import Habitus
+from app.wiring import open_habitus
+from tests.being import file_habit, scripted, small_talk
+
+OLD, NEW, NAME = "끝에 '꾸벅'을 붙여 줘.", "끝에 '멍멍'을 붙여 줘.", "나를 '도롱이'라고 불러 줘."
+
+
+def one_ending(prompt: Prompt) -> str:
+    """Calls the person by name when told to, and says one ending at most: the first it was told."""
+    system = str(prompt.messages[0]["content"])
+    endings = sorted((system.index(w), w) for w in ("꾸벅", "멍멍") if w in system)
+    return ("도롱이, " if "도롱이" in system else "") + " ".join(["네", *(w for _, w in endings[:1])]) + "."
+
+
+@pytest.fixture
+def being(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Habitus:
+    """It wears an ending (h1) and a name (h2) in its weights."""
+    being = scripted(tmp_path / "bag", one_ending)
+    ledger = being.bag.ledger
+    habits = [ledger.add(Habit(rule=r, scope=("ko",), stage="essence")) for r in (OLD, NAME)]
+    parts = tuple(Part(habit=h.id, adapter="a", scope=("ko",)) for h in habits)
+    ledger.add(Speaking(self_name=ledger.add(Self(base=being.bag.body.digest, parts=parts)).id, cause="p0"))
+    monkeypatch.setattr(type(being.bag.selves), "voice", lambda *_: BASE)  # no weights behind this adapter
+    return being
+
+
+def test_what_the_base_cannot_do_at_once_is_a_conflict_and_leaves(being: Habitus) -> None:
+    ref = file_habit(being, NEW, small_talk("ko", 12))
+    p = being.bag.ledger.get(Proposal, ref)
+    assert (p.kind, p.conflicts, p.living) == ("correct", ("h1",), ("h2", p.habit))
+    assert p.config["conflicts"] == ["h1"], "the approval is bound to it"
+    assert not any(OLD in e.teacher or "꾸벅" in e.completion for e in p.examples), "nothing of it is trained on again"
+    assert being.proposal(ref)["conflicts"] == [{"habit": "h1", "rule": OLD}]
+    assert not stale(being.bag, p)
+
+
+def test_a_rule_that_changes_no_answer_is_none(being: Habitus) -> None:
+    ledger = being.bag.ledger
+    ledger.add(ledger.get(Habit, "h1").model_copy(update={"rule": "천천히 말해 줘.", "at": ""}))
+    p = ledger.get(Proposal, file_habit(being, NEW, small_talk("ko", 12)))
+    assert (p.kind, p.conflicts, p.living) == ("learn", (), ("h1", "h2", p.habit))
+
+
+def test_the_newer_one_speaks_and_the_older_may_come_back(tmp_path: Path) -> None:
+    being = open_habitus(str(tmp_path / "bag"))
+    being.mask_add(OLD)
+    before = being.bag.selves.current().mask
+    ref = file_habit(being, NEW, small_talk("ko", 40))
+    assert being.proposal(ref)["conflicts"] == [{"habit": "h1", "rule": OLD}]
+    being.approve(ref, being.proposal(ref)["digest"])
+    (learned,) = being.learn()
+    assert learned["promoted"], learned["gate"]
+    assert being.bag.selves.current().mask.rules == ()
+    road = being.why("h1")["road"]
+    assert (road[-1]["stage"], road[-1]["reason"]) == ("released", "h2 took its place")
+    replies = [r["reply"] for r in being.ask(small_talk("ko", 24))]
+    assert sum("멍멍" in r and "꾸벅" not in r for r in replies) >= 0.9 * len(replies), replies
+    being.rollback()
+    assert being.bag.selves.current().mask == before
+    assert being.bag.ledger.get(Habit, "h1").stage == "repeated"
