@@ -13,6 +13,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
 from agent.bag import Bag
+from agent.models.sampling import looped
 from agent.records import Call, Habit, Mask, Memory, Mode, Self, Turn
 from graphs.context import Context
 from prompts import Language, language_of, render
@@ -112,7 +113,8 @@ def _narrowed(tool: Tool, user: str, mask: Mask) -> dict[str, Any]:
 
 
 def _history(bag: Bag, thread: str) -> list[tuple[str, str]]:
-    return [(t.user, t.reply) for t in bag.ledger.all(Turn, parent=thread) if t.user]
+    # a reply that lost itself in a loop would draw the next one in
+    return [(t.user, t.reply) for t in bag.ledger.all(Turn, parent=thread) if t.user and not looped(t.reply)]
 
 
 def _fitting(bag: Bag, system: str, pairs: list[tuple[str, str]], now: list[BaseMessage]) -> list[BaseMessage]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from agent.models.sampling import Sampler, bias_sequences
+from agent.models.sampling import Sampler, bias_sequences, looped
 from agent.settings import GREEDY, Sampling
 
 if TYPE_CHECKING:
@@ -169,3 +169,20 @@ def test_inside_a_call_only_legal_tokens_are_drawn(tok: PreTrainedTokenizerFast)
 def test_inside_a_call_the_temperature_of_talk_does_not_count(tok: PreTrainedTokenizerFast) -> None:
     hot = with_(GREEDY, temperature=2.0)
     assert {constrained(tok, hot, (0.1, 0.0), (True, True)) for _ in range(40)} == {0}
+
+
+# -- losing oneself ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text", ["나를 " * 40, "그래요. " + "나를 '민지야 " * 14 + "나를", "a" * 100, "one two three. " * 7]
+)
+def test_saying_the_same_over_and_over_is_a_loop(text: str) -> None:
+    assert looped(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "ㅋㅋㅋㅋㅋㅋㅋㅋㅋㅋㅋㅋ", "|---|---|---|---|---|", "-" * 80, "안녕 " * 40 + "잘 지냈어?", "네. " * 3]
+)
+def test_laughing_a_table_and_what_finds_its_way_back_are_none(text: str) -> None:
+    assert not looped(text)

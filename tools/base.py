@@ -15,6 +15,7 @@ from typing import Any, get_type_hints
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from agent.bag import Bag
+from agent.models.sampling import looped
 from agent.records import Call, Draft, Habit, Memory, Mode, Proposal, Self, Turn, Verdict
 from prompts import Language
 
@@ -73,6 +74,8 @@ class Tool:
         """Validate and carry out one call."""
         try:
             checked = self.arguments.model_validate(arguments)
+            if any(isinstance(x, str) and looped(x.rstrip(" .'\"")) for x in arguments.values()):
+                raise ToolError("the text repeats itself; say it once")
             result = self.function(desk, **{k: getattr(checked, k) for k in type(checked).model_fields})
         except ValidationError as error:
             first = error.errors()[0]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent.errors import ModelError
 from agent.models.calls import looks_like_call
-from agent.models.sampling import Sampler
+from agent.models.sampling import Sampler, looped
 from agent.ports import BASE, Prompt, Voice
 
 if TYPE_CHECKING:
@@ -219,6 +219,8 @@ class EmbeddedBody:
                 if constraint is None and (cut := _stopped(text, sampling.stop)):
                     yield text[len(shown) : cut - 1]
                     return
+                if constraint is None and looped(text):
+                    break
                 ready = text.rstrip("\ufffd")  # half a character waits for the rest
                 ready = ready[: len(ready) - _held_back(ready, sampling.stop)]
                 if len(ready) > len(shown) and time.monotonic() - at >= PACE:

@@ -11,6 +11,16 @@ if TYPE_CHECKING:
     from agent.settings import Sampling
 
 NEVER = -1e9
+PIECE, TIMES, LEAST = 60, 4, 100  # a loop: a piece of so many characters at most, so often, over so many in all
+
+
+def looped(text: str) -> bool:
+    """Whether ``text`` ends in one piece said over and over: a model that has lost itself does not find out by itself."""
+    for n in range(1, PIECE + 1):
+        times = max(TIMES, -(-LEAST // n))
+        if len(text) >= n * times and text.endswith(text[-n:] * times):
+            return True
+    return False
 
 
 def bias_sequences(tok: PreTrainedTokenizerFast, words: dict[str, float]) -> dict[tuple[int, ...], float]:
