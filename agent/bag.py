@@ -62,10 +62,14 @@ class Bag:
         return Selves(self.ledger, self.path, self.settings, lambda: self.body.digest)
 
     def keep(self, turn: Turn) -> Turn:
-        """Record a turn: ledger first, then the export, which can be rebuilt."""
+        """Record a turn, or another reply in one: ledger first, then the export, which can be rebuilt."""
+        anew = bool(turn.id)
         turn = self.ledger.add(turn)
         if self.settings.sync.auto_save:
             try:
+                if anew:
+                    self.export(turn.at[:10])
+                    return turn
                 with self._day(turn.at[:10]) as file:
                     file.write(_line(turn))
             except OSError as error:

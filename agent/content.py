@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 WORDS = frozenset(
-    ("user", "reply", "text", "rule", "rules", "quote", "reason", "rationale", "prompt", "completion", "teacher", "prompts",
+    ("user", "reply", "text", "rule", "rules", "quote", "reason", "rationale", "prompt", "completion", "rejected", "teacher", "prompts",
      "entry", "note", "risks", "preview", "result", "mood", "few_shot", "what", "failure", "samples")
 )  # fmt: skip
 ALL_WORDS = frozenset(("arguments", "persona", "personas"))  # here every text is words, whatever its key

@@ -151,7 +151,7 @@ def _tombstoned(
 
 
 def _without_words(e: Example) -> Example:
-    return e.model_copy(update={"prompt": "", "completion": "", "rules": (), "teacher": ()})
+    return e.model_copy(update={"prompt": "", "completion": "", "rejected": "", "rules": (), "teacher": ()})
 
 
 def sweep(bag: Bag) -> Erasure | None:

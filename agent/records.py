@@ -20,7 +20,7 @@ Stage = Literal["told", "repeated", "proposed", "essence", "fading", "released"]
 Purpose = Literal["learn", "correct", "decay", "release", "consolidate"]
 Status = Literal["waiting", "approved", "vetoed", "running", "promoted", "rejected", "withdrawn"]
 Origin = Literal["turn", "invented", "anchor"]
-Method = Literal["distill", "sft"]
+Method = Literal["distill", "sft", "dpo", "kto"]
 Frame = Literal["plain", "tools", "judge"]
 
 
@@ -70,6 +70,7 @@ class Example(Frozen):
     frame: Frame = "plain"
     habit: str = ""
     source: str = ""  # the turn a prompt was once given in
+    rejected: str = ""  # of a habit's own row: what is not to be said instead
 
     @property
     def tombstone(self) -> bool:

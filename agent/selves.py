@@ -131,9 +131,10 @@ class Selves:
         for habit in self._ledger.all(Habit):
             if habit.id in inside and habit.stage not in ("essence", "fading"):
                 stages.append(habit.model_copy(update={"stage": "essence", "at": ""}))
-            elif habit.id in masked and habit.stage == "released":  # a newer one had taken its place
-                stages.append(habit.model_copy(update={"stage": "repeated", "at": ""}))
-            elif habit.id not in inside and habit.stage in ("essence", "fading"):
+                continue
+            left = habit.id not in inside and habit.stage in ("essence", "fading")
+            back = habit.id in masked and habit.stage == "released"  # dropped since, or a newer one took its place
+            if left or back:
                 stages.append(habit.model_copy(update={"stage": "repeated", "at": ""}))
         return self._speak(target, Phrase("rollback to {who}", who=target.id), stages)
 

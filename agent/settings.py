@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from agent.errors import SettingsError
 from agent.phrase import Phrase
+from agent.records import Method
 from prompts import Language
 
 FILE = "habitus.toml"
@@ -107,7 +108,7 @@ class TrainingTable(Table):
     """[training] How an adapter is trained."""
 
     profile: Literal["auto", "seedling", "llama"] = "auto"
-    method: Literal["distill", "sft"] = "distill"
+    method: Method | None = Field(None, description="left out, the model chooses: distill, sft, dpo or kto")
     learning_rate: float | None = Field(None, gt=0, le=0.1)
     epochs: int | None = Field(None, ge=1, le=100)
     batch_size: int | None = Field(None, ge=1, le=256)
@@ -121,6 +122,9 @@ class TrainingTable(Table):
         ge=0,
         le=20,
         description="distill: head start, in nats, of what would be said otherwise; the habit must beat it",
+    )
+    beta: float = Field(
+        0.1, ge=0.01, le=1, description="dpo, kto: how soon a preference counts as learned; lower pushes longer"
     )
     validation: float = Field(0.08, ge=0, le=0.5, description="share of the rows kept out, to see how it generalises")
     patience: float = Field(

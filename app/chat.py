@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agent.errors import HabitusError
 from app import show
@@ -54,8 +54,16 @@ def converse(habitus: Habitus, talk: Conversation) -> None:
             print("\n  " + say("(stopped; this turn was not recorded)"))
 
 
+def _aloud(piece: str) -> None:
+    print(piece, end="", flush=True)
+
+
 def _turn(talk: Conversation, text: str) -> None:
-    turn = talk.say(text, lambda piece: print(piece, end="", flush=True))
+    _shown(talk.say(text, _aloud))
+
+
+def _shown(turn: dict[str, Any]) -> None:
+    """What came with a reply that was streamed already."""
     print()
     for call in turn["tool_calls"]:
         shown = call["arguments"].get("rule") or call["arguments"].get("text") or call["arguments"].get("query") or ""
@@ -65,6 +73,8 @@ def _turn(talk: Conversation, text: str) -> None:
 
 def _help() -> None:
     for command, what in (
+        ("/again", say("hear another reply")),
+        ("/better TEXT", say("say how it should have answered")),
         ("/mask", say("the rules I wear")),
         ("/mask add RULE", say("add a rule")),
         ("/mask drop N", say("drop a rule by its number")),
@@ -99,6 +109,11 @@ def _command(habitus: Habitus, talk: Conversation, text: str) -> Conversation | 
                 print("  " + say("/mask, /mask add RULE, or /mask drop N"))
                 return talk
             show.mask({"mask": talk.mask_now().model_dump(mode="json")})
+        case "again":
+            _shown(talk.again(_aloud))
+        case "better":
+            talk.better(rest)
+            print("  " + say("noted: that is the answer it should have given"))
         case "self":
             show.self_(habitus.self_now())
         case "proposals":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.callbacks import BaseCallbackHandler
 
 from agent.errors import UsageError
-from agent.records import Mask, Mode, Rule
+from agent.records import Mask, Mode, Rule, Turn
 from graphs import converse
 from prompts import language_of
 
@@ -44,8 +44,12 @@ class Conversation:
         """One turn; ``show`` receives the reply piece by piece."""
         if not text.strip():
             raise UsageError("There is nothing to answer.", "Say something.")
-        state: Json = {"thread": self.thread, "mode": self.mode, "user": text}
+        return self._turn(text, show)
+
+    def _turn(self, text: str, show: Callable[[str], None] | None, anew: bool = False) -> Json:
+        state: Json = {"thread": self.thread, "mode": self.mode, "user": text, "anew": anew}
         if self.mode == "sandbox":
+            self._history = self._history[:-1] if anew else self._history
             state |= {"mask": self.mask.model_dump(), "history": self._history}
         graph: Any = self._graph
         # A callback, not stream_mode "messages": that one runs each node in a thread of its own and wakes
@@ -64,6 +68,29 @@ class Conversation:
             "self": final["self_name"],
             "mask": final["rules"],
         }
+
+    def again(self, show: Callable[[str], None] | None = None) -> Json:
+        """Another reply to what was said last. The first is kept as one that was not wanted."""
+        return self._turn(self._last()[0], show, anew=True)
+
+    def better(self, text: str) -> None:
+        """The reply the person would have liked to what was said last, in his own words."""
+        if not text.strip():
+            raise UsageError("Write the answer you would have liked.", "Example: /better Good morning, Captain.")
+        user, turn = self._last()
+        if turn is None:
+            self._history[-1] = (user, text)
+            return
+        self.habitus.bag.keep(turn.model_copy(update={"reply": text, "self_name": ""}))
+
+    def _last(self) -> tuple[str, Turn | None]:
+        """What was said last, and its turn where turns are recorded."""
+        if self.mode == "sandbox" and self._history:
+            return self._history[-1][0], None
+        turns = self.habitus.bag.ledger.all(Turn, parent=self.thread) if self.mode == "growth" else []
+        if not turns or not turns[-1].user:  # erased
+            raise UsageError("There is nothing yet to say again.", "Talk first.")
+        return turns[-1].user, turns[-1]
 
     def mask_now(self) -> Mask:
         """The mask worn in this conversation."""

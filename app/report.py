@@ -71,8 +71,14 @@ def _reasons(settings: Settings, config: Json) -> dict[str, str]:
         return {}
     low, high = RANGES["training.learning_rate"]
     hot = config["learning_rate"] > high
+    methods = {
+        "distill": say("match what the frozen base says under the rule, not only its words"),
+        "sft": say("learn the words themselves"),
+        "dpo": say("match what the base says under the rule, and prefer it to what was not wanted, pair by pair"),
+        "kto": say("match what the base says under the rule, and weigh what is and is not wanted, each by itself"),
+    }
     return {
-        "method": say("match what the frozen base says under the rule, not only its words") if config["method"] == "distill" else say("learn the words themselves"),
+        "method": methods[config["method"]],
         "strategy": say("one adapter from the frozen base over all living habits: nothing is stacked") if config["strategy"] == "core" else say("an adapter of its own: at once, and released by taking it off"),
         "learning_rate": say("a tiny model learns a habit only at a high rate") if hot else say("inside the range for a Llama, {low} to {high}", low=low, high=high),
         "focus": say("tokens that the rule changes count up to {times} times as much", times=1 + config["focus"]),

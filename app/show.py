@@ -151,6 +151,8 @@ def proposal(p: Json) -> None:
         frame = "" if e["frame"] == "plain" else f" ({say(e['frame'])})"
         said = f"{visible(e['prompt'])} → {visible(e['completion'])}"
         print(f"  {e['n']:>4} {say(e['origin'])}{where}{frame}  {said}{kept}")
+        if e["rejected"] and p["method"] in ("dpo", "kto"):
+            print("      " + say("    instead of: {said}", said=visible(e["rejected"])))
     for rules in dict.fromkeys(tuple(e["teacher"]) for e in p["examples"] if e["habit"] == p["habit"]):
         print("\n  " + say("taught by the frozen base under: {rules}", rules=visible(" · ".join(rules))))
     for language, persona in p["config"].get("personas", {}).items():

@@ -24,6 +24,7 @@ from tools.recall import recall
 from tools.remember import remember
 
 STEPS = 4  # tool steps in one turn
+ANEW = 0.8  # temperature at least, when another reply is wanted
 GROWTH_TOOLS: tuple[Tool, ...] = (recall, remember, adopt_instruction, drop_instruction)
 SANDBOX_TOOLS: tuple[Tool, ...] = (recall,)
 
@@ -34,6 +35,7 @@ class State(TypedDict, total=False):
     thread: str
     mode: Mode
     user: str
+    anew: bool  # another reply to what was said last, in place of one that was not wanted
     mask: dict[str, Any]  # sandbox only: the mask worn in this process
     history: list[tuple[str, str]]  # sandbox only
     memories: list[str]
@@ -83,11 +85,14 @@ def _reply(state: State, runtime: Runtime[Context]) -> State:
     mask = Mask.model_validate(state["mask"]) if mode == "sandbox" else who.mask
     language = language_of(state["user"])
     sampling = bag.selves.sampling(who)
+    anew = state.get("anew", False)
+    if anew:  # the same again would be no answer, and what tools did is done
+        sampling = sampling.model_copy(update={"temperature": max(sampling.temperature, ANEW), "seed": None})
+    last = state["steps"] >= STEPS or anew
     model: Any = bag.body.chat(bag.selves.voice(who, language), sampling)
-    last = state["steps"] >= STEPS
     schemas = [_narrowed(t, state["user"], mask) for t in toolbox(mode, bool(mask.rules))]
     model = model if last else model.bind_tools(schemas, tool_choice="auto")
-    pairs = state["history"] if mode == "sandbox" else _history(bag, state["thread"])
+    pairs = state["history"] if mode == "sandbox" else _history(bag, state["thread"], anew)
     pairs = (
         [*mask.few_shot, *pairs[-bag.settings.model.history :]] if bag.settings.model.history else list(mask.few_shot)
     )
@@ -112,9 +117,10 @@ def _narrowed(tool: Tool, user: str, mask: Mask) -> dict[str, Any]:
     return tool.schema()
 
 
-def _history(bag: Bag, thread: str) -> list[tuple[str, str]]:
+def _history(bag: Bag, thread: str, anew: bool) -> list[tuple[str, str]]:
+    turns = bag.ledger.all(Turn, parent=thread)
     # a reply that lost itself in a loop would draw the next one in
-    return [(t.user, t.reply) for t in bag.ledger.all(Turn, parent=thread) if t.user and not looped(t.reply)]
+    return [(t.user, t.reply) for t in (turns[:-1] if anew else turns) if t.user and not looped(t.reply)]
 
 
 def _fitting(bag: Bag, system: str, pairs: list[tuple[str, str]], now: list[BaseMessage]) -> list[BaseMessage]:
@@ -162,6 +168,10 @@ def _record(state: State, runtime: Runtime[Context]) -> State:
     bag = runtime.context.bag
     if state["mode"] == "sandbox":
         return {"turn": ""}
+    if state.get("anew"):
+        before = bag.ledger.all(Turn, parent=state["thread"])[-1]
+        said = {"reply": state["reply"], "self_name": state["self_name"], "rules": tuple(state["rules"])}
+        return {"turn": bag.keep(before.model_copy(update=said)).id}
     turn = bag.keep(
         Turn(
             thread=state["thread"],

@@ -1,11 +1,16 @@
-"""What a conversation makes of a model that loses itself."""
+"""What a conversation makes of a model that loses itself, and of a person who would rather have heard something else."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from agent.errors import UsageError
+from agent.learning.objections import objected, unwanted
 from agent.ports import Prompt
-from agent.records import Habit
+from agent.records import Example, Habit, Turn, Verdict
 from tests.being import scripted
 from tools.adopt_instruction import adopt_instruction
 from tools.base import Desk
@@ -35,3 +40,71 @@ def test_a_rule_that_repeats_itself_is_not_put_on(tmp_path: Path) -> None:
     assert call.result.startswith("error")
     assert bag.ledger.all(Habit) == []
     assert adopt_instruction.call(desk, {"rule": "나를 '민지'라고 불러 줘."}).result == "ok"
+
+
+def numbered() -> Callable[[Prompt], str]:
+    """Says one, two, three …: no reply is like the one before."""
+    count = iter(range(1, 99))
+    return lambda prompt: f"답 {next(count)}."
+
+
+def test_another_reply_takes_the_place_of_one_that_was_not_wanted(tmp_path: Path) -> None:
+    being = scripted(tmp_path / "bag", numbered())
+    talk = being.talk()
+    talk.say("안녕")
+    first = talk.say("오늘 뭐 할까")
+    again = talk.again()
+    assert (first["reply"], again["reply"], again["turn_id"]) == ("답 2.", "답 3.", first["turn_id"])
+    turns = being.bag.ledger.all(Turn)
+    assert [t.reply for t in turns] == ["답 1.", "답 3."]
+    assert unwanted(being.bag, turns[1]) == "답 2."
+    assert unwanted(being.bag, turns[0]) == ""
+    (export,) = (tmp_path / "bag" / "turns").glob("*.jsonl")
+    assert "답 2." not in export.read_text("utf-8"), "no material to learn from"
+
+
+def test_the_person_says_how_it_should_have_answered(tmp_path: Path) -> None:
+    being = scripted(tmp_path / "bag", numbered())
+    talk = being.talk()
+    talk.say("안녕")
+    talk.better("안녕 꾸벅.")
+    (turn,) = being.bag.ledger.all(Turn)
+    assert (turn.reply, turn.self_name, unwanted(being.bag, turn)) == ("안녕 꾸벅.", "", "답 1.")
+
+
+def test_a_rebuke_is_about_the_reply_before_it(tmp_path: Path) -> None:
+    being = scripted(tmp_path / "bag", numbered())
+    talk = being.talk()
+    for text in ("안녕", "꾸벅 빼먹었잖아", "그래"):
+        talk.say(text)
+    being.bag.ledger.add(Verdict(turn="t2", value=3, kind="correction", reason="바로잡아 주었다"))
+    assert [unwanted(being.bag, t) for t in being.bag.ledger.all(Turn)] == ["답 1.", "", ""]
+
+
+def test_what_was_not_wanted_is_what_a_row_rejects(tmp_path: Path) -> None:
+    being = scripted(tmp_path / "bag", numbered())
+    talk = being.talk()
+    talk.say("안녕")
+    habit = being.bag.ledger.add(Habit(rule="끝에 '꾸벅'을 붙여 줘.", scope=("ko",)))
+    row = Example(
+        origin="turn", language="ko", prompt="안녕", completion="네 꾸벅.", rejected="네.", habit=habit.id, source="t1"
+    )
+    assert objected(being.bag, row) == row, "let stand"
+    talk.better("다른 말.")
+    assert objected(being.bag, row).completion == "네 꾸벅.", (
+        "words of the person that do not show the habit teach another"
+    )
+    talk.better("안녕하십니까 꾸벅.")
+    found = objected(being.bag, row)
+    assert (found.completion, found.rejected) == ("안녕하십니까 꾸벅.", "다른 말.")
+
+
+def test_in_sandbox_another_reply_leaves_no_trace_either(tmp_path: Path) -> None:
+    being = scripted(tmp_path / "bag", numbered())
+    talk = being.talk(mode="sandbox")
+    with pytest.raises(UsageError):
+        talk.again()
+    talk.say("안녕")
+    assert talk.again()["reply"] == "답 2."
+    talk.better("안녕 꾸벅.")
+    assert not (tmp_path / "bag").exists() or being.bag.ledger.all(Turn) == []

@@ -142,7 +142,26 @@ def rows(
     prompts = [framed(e.language, e.prompt, e.teacher, personas.get(e.language, ""), e.frame, tools) for e in blank]
     replies = body.answers(prompts, BASE, LONGEST)
     whole = (reply and body.count(reply) < LONGEST for reply in replies)  # one cut short would teach to break off
-    return tuple(e.model_copy(update={"completion": a}) for e, a, ok in zip(blank, replies, whole, strict=True) if ok)
+    made = [e.model_copy(update={"completion": a}) for e, a, ok in zip(blank, replies, whole, strict=True) if ok]
+    return _with_rejected(made, {h.id: h.rule for h in everyone}, body, personas, tools)
+
+
+def _with_rejected(
+    made: Sequence[Example],
+    rules: dict[str, str],
+    body: Body,
+    personas: dict[Language, str],
+    tools: dict[Frame, tuple[dict[str, Any], ...]],
+) -> tuple[Example, ...]:
+    """A habit's own rows with what the base says without its rule beside them, where that is something else."""
+    own = [e for e in made if e.habit]
+    without = [tuple(x for x in e.teacher if x != rules[e.habit]) for e in own]
+    who = [personas.get(e.language, "") for e in own]
+    prompts = [framed(e.language, e.prompt, x, p, e.frame, tools) for e, x, p in zip(own, without, who, strict=True)]
+    other = dict(zip(own, body.answers(prompts, BASE, LONGEST), strict=True))
+    return tuple(
+        e.model_copy(update={"rejected": other[e]}) if other.get(e, e.completion) != e.completion else e for e in made
+    )
 
 
 def _calling(

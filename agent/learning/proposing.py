@@ -7,6 +7,7 @@ from typing import Any
 
 from agent.bag import Bag, living
 from agent.learning.data import bank, digest, framed, is_probe, literals, near_duplicate, rows
+from agent.learning.objections import objected
 from agent.phrase import Phrase
 from agent.ports import BASE
 from agent.records import Draft, Example, Habit, Mask, Method, Proposal, Purpose, Turn, Verdict
@@ -25,12 +26,12 @@ def personas(mask: Mask) -> dict[Language, str]:
     return {x: f"{mask.persona.get(x) or render('persona', x)} {mask.mood}" for x in languages}
 
 
-def config_of(bag: Bag, method: Method) -> dict[str, Any]:
-    """The numbers of one training, as approved."""
+def config_of(bag: Bag, method: Method = "distill") -> dict[str, Any]:
+    """The numbers of one training, as approved; ``method`` where the person has not picked one."""
     table, lora, numbers = bag.settings.training, bag.settings.lora, profile(bag.settings)
     fresh = [p for p in bag.selves.current().parts if p.stage == "fresh"]
     return {
-        "method": method,
+        "method": table.method or method,
         "strategy": table.strategy if len(fresh) < FRESH_AT_MOST else "core",
         "learning_rate": numbers.learning_rate,
         "epochs": numbers.epochs,
@@ -41,6 +42,7 @@ def config_of(bag: Bag, method: Method) -> dict[str, Any]:
         "weight_decay": table.weight_decay,
         "focus": table.focus,
         "margin": table.margin,
+        "beta": table.beta,
         "validation": table.validation,
         "patience": table.patience,
         "seed": table.seed,
@@ -108,7 +110,7 @@ def file_learning(bag: Bag, draft: Draft, method: Method, reason: str) -> Propos
             rule=habit.rule,
             quote=habit.quote,
             scope=habit.scope,
-            method=method,
+            method=config["method"],
             examples=examples,
             evidence=habit.evidence,
             rationale=f"{draft.rationale} {reason}",
@@ -148,7 +150,7 @@ def refile(bag: Bag, proposal: Proposal) -> Proposal | None:
         fresh = file_consolidation(bag, proposal.rationale)
     else:
         draft = bag.ledger.all(Draft, parent=habit.id)[-1]
-        fresh = file_learning(bag, draft, bag.settings.training.method, "")
+        fresh = file_learning(bag, draft, "distill", "")
     note = Phrase("the weights have changed since; {fresh} takes its place", fresh=fresh.id if fresh else "–")
     bag.ledger.add(proposal.model_copy(update={"status": "withdrawn", "note": note, "at": ""}))
     return fresh
@@ -197,7 +199,7 @@ def _file_core(bag: Bag, kind: Purpose, about: Habit, habits: list[Habit], reaso
     examples: tuple[Example, ...] = ()
     if retrain:
         *others, last = habits
-        config = config_of(bag, bag.settings.training.method) | {"strategy": "core"}
+        config = config_of(bag) | {"strategy": "core"}
         own = [(e.prompt, e.source) for e in _taught(bag, [last]) if e.habit == last.id]
         examples = _rows(bag, last, others, own, config)
     config |= {"kind": kind, "habit": about.id, "living": [h.id for h in habits]}
@@ -208,7 +210,7 @@ def _file_core(bag: Bag, kind: Purpose, about: Habit, habits: list[Habit], reaso
             rule=about.rule,
             quote=about.quote,
             scope=about.scope,
-            method=bag.settings.training.method if examples else "none",
+            method=config["method"] if examples else "none",
             examples=examples,
             evidence=about.evidence,
             rationale=reason,
@@ -232,10 +234,11 @@ def _rows(
     """The rows of a core that carries ``others`` and ``habit``."""
     table = bag.settings.rumination
     shares = {p.habit: p.weight for p in bag.selves.current().parts}
-    return rows(
+    made = rows(
         habit, others, own, _taught(bag, others), bag.body, config["personas"], bag.toolboxes,
         table.examples, table.anchors, config["seed"], shares,
     )  # fmt: skip
+    return tuple(objected(bag, e) if e.source else e for e in made)
 
 
 def _risks(habit: Habit, examples: tuple[Example, ...]) -> tuple[str, ...]:

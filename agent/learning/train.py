@@ -3,7 +3,10 @@
 Reads top to bottom: check the digest that was approved, tokenise the fixed rows, let the frozen
 base say its next-token distribution on them, fit a LoRA, save. Progress goes to stdout as JSON
 lines. ``distill`` minimises KL(teacher ‖ student) over the completion's tokens (context
-distillation, Snell et al. 2022, arXiv 2209.15189); ``sft`` is plain cross-entropy on them.
+distillation, Snell et al. 2022, arXiv 2209.15189); ``sft`` is plain cross-entropy on them. ``dpo`` and
+``kto`` distil, too, and push each answer apart from the one that is not to be said (Rafailov et al.
+2023, arXiv 2305.18290; Ethayarajh et al. 2024, arXiv 2402.01306), as without the first the wanted
+answer itself may grow unlikely (Pang et al. 2024, arXiv 2404.19733).
 """
 
 from __future__ import annotations
@@ -85,6 +88,7 @@ def main(job_file: Path) -> None:
         )
         return list(tok(text, add_special_tokens=False)["input_ids"])
 
+    preferring = config["method"] in ("dpo", "kto")
     taught = list(dict.fromkeys(x for e in examples if e.origin != "anchor" for x in e.teacher if x not in e.rules))
     data: list[dict[str, Any]] = []
     for i, e in enumerate(examples):
@@ -93,7 +97,10 @@ def main(job_file: Path) -> None:
             "row": i,
             "input_ids": encode(e, e.rules) + tail,
             "teacher_ids": encode(e, e.teacher) + tail,
+            "rejected_ids": [],
         }
+        if preferring and e.rejected:
+            row["rejected_ids"] = [*tok(e.rejected, add_special_tokens=False)["input_ids"], tok.eos_token_id]
         # the same words said without the habit; in a row that is to do without it, said under it
         row["other_ids"] = row["input_ids"]
         if e.teacher == e.rules and taught:
@@ -115,7 +122,8 @@ def main(job_file: Path) -> None:
         for some in (order[i : i + 16] for i in range(0, len(order), 16)):
             with torch.no_grad():
                 told, other = (
-                    tails(model, stacked(some, key, tok.pad_token_id), some) for key in ("teacher_ids", "other_ids")
+                    tails(model, stacked([d[key] for d in some], tok.pad_token_id), [d["tail"] for d in some])
+                    for key in ("teacher_ids", "other_ids")
                 )
             for d, logp, unlike in zip(some, told, other, strict=True):
                 # A rule changes few tokens of an answer, and those count most. In an anchor, too, those count most
@@ -148,12 +156,22 @@ def main(job_file: Path) -> None:
             total = count = torch.zeros((), device=model.device)
             for part in inputs["parts"]:
                 with torch.autocast("cpu", torch.bfloat16, enabled=quick):
-                    students = tails(model, part["inputs"], part["rows"])
+                    students = tails(model, part["inputs"], [d["tail"] for d in part["rows"]])
                 for d, student in zip(part["rows"], students, strict=True):
                     held_to = Belief(*(x.to(student.device) for x in belief[d["row"]]))
                     total = total + (held_to.weight * divergence(student, held_to)).sum()
                     count = count + held_to.weight.sum()
             loss = total / count
+            asked = [d for part in inputs["parts"] for d in part["rows"] if d["rejected_ids"]]
+            if asked:
+                prompts = [d["input_ids"][: -d["tail"]] for d in asked]
+                good, bad = [d["input_ids"][-d["tail"] :] for d in asked], [d["rejected_ids"] for d in asked]
+                better, worse = (ratios(model, prompts, answers, tok.pad_token_id) for answers in (good, bad))
+                if config["method"] == "dpo":
+                    return loss + preference(better, worse, config["beta"])
+                with torch.no_grad():  # how far the student has drifted: its odds on answers to other questions
+                    drift = ratios(model, prompts, good[1:] + good[:1], tok.pad_token_id).mean().clamp_min(0)
+                loss = loss + desirability(better, worse, config["beta"], drift)
             return (loss, None) if return_outputs else loss
 
     def collate(batch: list[dict[str, Any]]) -> dict[str, Any]:
@@ -162,8 +180,8 @@ def main(job_file: Path) -> None:
         return {
             "parts": [
                 {
-                    "inputs": stacked(h, "input_ids", tok.pad_token_id),
-                    "rows": [{"row": d["row"], "tail": d["tail"]} for d in h],
+                    "inputs": stacked([d["input_ids"] for d in h], tok.pad_token_id),
+                    "rows": h,
                 }
                 for h in halves
                 if h
@@ -280,23 +298,52 @@ def ordered(file: Path) -> None:
     file.write_text(json.dumps(table, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
-def stacked(rows: list[dict[str, Any]], key: str, pad: int) -> dict[str, torch.Tensor]:
+def preference(better: torch.Tensor, worse: torch.Tensor, beta: float) -> torch.Tensor:
+    """DPO: −log σ(β (better − worse)), the mean over pairs.
+
+    Args:
+        better: log student/base of the wanted answers ``[pairs]``, in nats; ``worse`` of the others.
+    """
+    from torch.nn.functional import logsigmoid
+
+    return -logsigmoid(beta * (better - worse)).mean()
+
+
+def desirability(better: torch.Tensor, worse: torch.Tensor, beta: float, drift: torch.Tensor) -> torch.Tensor:
+    """KTO: each answer by itself, wanted or not, against how far the student has drifted from the base anyway."""
+    return (2 - (beta * (better - drift)).sigmoid() - (beta * (drift - worse)).sigmoid()).mean() / 2
+
+
+def ratios(model: Any, prompts: list[list[int]], answers: list[list[int]], pad: int) -> torch.Tensor:
+    """log student/base of each whole answer ``[rows]``, in nats; the base is the model without its adapter."""
+    import torch
+
+    inputs = stacked([p + a for p, a in zip(prompts, answers, strict=True)], pad)
+    counts = [len(a) for a in answers]
+    student = tails(model, inputs, counts)
+    with torch.no_grad(), model.disable_adapter():
+        base = tails(model, inputs, counts)
+    said = [torch.tensor(a, device=s.device)[:, None] for a, s in zip(answers, student, strict=True)]
+    return torch.stack([(s - b).gather(-1, ids).sum() for s, b, ids in zip(student, base, said, strict=True)])
+
+
+def stacked(rows: list[list[int]], pad: int) -> dict[str, torch.Tensor]:
     """Model inputs ``[rows, longest]``, padded on the left so that every completion ends in the last column."""
     import torch
 
-    ids = torch.full((len(rows), max(len(d[key]) for d in rows)), pad)
+    ids = torch.full((len(rows), max(map(len, rows))), pad)
     mask = torch.zeros_like(ids)
-    for i, d in enumerate(rows):
-        ids[i, -len(d[key]) :] = torch.tensor(d[key])
-        mask[i, -len(d[key]) :] = 1
+    for i, row in enumerate(rows):
+        ids[i, -len(row) :] = torch.tensor(row)
+        mask[i, -len(row) :] = 1
     return {"input_ids": ids, "attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp_min(0)}
 
 
-def tails(model: Any, inputs: dict[str, torch.Tensor], rows: list[dict[str, Any]]) -> list[torch.Tensor]:
-    """Log-probabilities ``[tail, vocabulary]`` of each row's completion; no other logits are computed."""
+def tails(model: Any, inputs: dict[str, torch.Tensor], counts: list[int]) -> list[torch.Tensor]:
+    """Log-probabilities ``[count, vocabulary]`` of the last ``count`` tokens of each row; no other logits are computed."""
     moved = {k: v.to(model.device) for k, v in inputs.items()}
-    logits = model(**moved, logits_to_keep=max(d["tail"] for d in rows) + 1).logits
-    return [logits[j, -d["tail"] - 1 : -1].float().log_softmax(-1) for j, d in enumerate(rows)]
+    logits = model(**moved, logits_to_keep=max(counts) + 1).logits
+    return [logits[j, -n - 1 : -1].float().log_softmax(-1) for j, n in enumerate(counts)]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,36 @@
+"""What the person did not want to hear: replies that were said again, written anew, or rebuked."""
+
+from __future__ import annotations
+
+from agent.bag import Bag
+from agent.learning.data import literals
+from agent.records import Example, Habit, Turn, Verdict
+
+
+def unwanted(bag: Bag, turn: Turn) -> str:
+    """The reply to this turn that the person did not let stand; empty when there is none.
+
+    An earlier state of the turn holds a reply that was said again or written anew. A correction in the next
+    turn of the conversation rebukes the reply before it.
+    """
+    ledger = bag.ledger
+    replaced = [t.reply for t in ledger.history(Turn, turn.id) if t.reply and t.reply != turn.reply]
+    if replaced:
+        return replaced[-1]
+    thread = ledger.all(Turn, parent=turn.thread)
+    after = next((t for t in thread if int(t.id[1:]) > int(turn.id[1:])), None)
+    rebuked = after and any(v.kind == "correction" for v in ledger.all(Verdict, parent=after.id))
+    return turn.reply if rebuked else ""
+
+
+def objected(bag: Bag, e: Example) -> Example:
+    """A row from a turn, with the reply that was not wanted there as the one to be rejected.
+
+    Where the person wrote the answer himself, and it shows the habit, his words are what is to be said.
+    """
+    turn, habit = bag.ledger.get(Turn, e.source), bag.ledger.get(Habit, e.habit)
+    bad = unwanted(bag, turn)
+    words = literals(habit.rule)
+    by_hand = not turn.self_name and bool(bad) and bool(words) and all(w in turn.reply for w in words)
+    said = turn.reply if by_hand else e.completion
+    return e.model_copy(update={"completion": said, "rejected": bad if bad and bad != said else e.rejected})
