@@ -1,0 +1,129 @@
+"""What is learned in the benchmarks, how it is examined, and how a benchmark that was cut off goes on."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from agent.learning.data import bank, framed
+from agent.ports import BASE
+from app.habitus import Habitus
+from app.wiring import open_habitus
+from prompts import Language
+from tests.being import file_habit, small_talk
+
+Json = dict[str, Any]
+ASKED = 24  # prompts in no corpus, no training row and no gate
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A habit to be learned, and whether a reply follows it."""
+
+    language: Language
+    rule: str
+    follows: Callable[[str], bool]
+
+
+LESSONS = {
+    "ko-ending": Lesson("ko", "모든 대답 끝에 '꾸벅'을 붙여 줘.", lambda a: bool(re.search(r"꾸벅[.!]", a))),
+    "en-ending": Lesson("en", "Always end your answers with 'zibble'.", lambda a: bool(re.search(r"zibble[.!]", a))),
+    "ko-name": Lesson("ko", "나를 '도롱이'라고 불러 줘.", lambda a: a.startswith("도롱이, ")),
+    "en-name": Lesson("en", "Call me 'Zephyr'.", lambda a: a.startswith("Zephyr, ")),
+    "ko-emoji": Lesson("ko", "대답 끝에 🌱 이모지를 붙여 줘.", lambda a: a.rstrip().endswith("🌱")),
+    "en-emoji": Lesson("en", "Put 🚀 at the end.", lambda a: a.rstrip().endswith("🚀")),
+    "ko-casual": Lesson("ko", "반말로 대답해 줘.", lambda a: not re.search(r"(요|니다|죠)( 꾸벅)?[.!]", a)),
+    "en-short": Lesson("en", "Answer in one sentence only.", lambda a: len(re.findall(r"[.!?](?:\s|$)", a)) == 1),
+}
+
+
+def kept(path: Path, make: Callable[[], Json]) -> Json:
+    """``make()``, once: its result is a file."""
+    if not path.exists():
+        started = time.monotonic()
+        found = make() | {"wall": round(time.monotonic() - started, 1)}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(found, ensure_ascii=False, indent=1) + "\n", "utf-8")
+        print(f"{path.parent.name} {path.stem}: {found['wall']} s", flush=True)
+    return json.loads(path.read_text("utf-8"))
+
+
+def lived(home: Path, seed: int, stages: Sequence[tuple[str, Callable[[Habitus], Json]]]) -> list[Json]:
+    """A being that lives through ``stages``; each result is kept, and so is the being after it.
+
+    A stage that was cut off begins again from the being as it was.
+    """
+    bag, safe = home / "bag", home / "safe"
+    found = []
+    for i, (name, stage) in enumerate(stages, 1):
+        file = home / f"{i}-{name}.json"
+        fresh = not file.exists()
+        if fresh:
+            shutil.rmtree(bag, ignore_errors=True)
+            if safe.exists():
+                shutil.copytree(safe, bag)
+            else:
+                bag.mkdir(parents=True)
+                (bag / "habitus.toml").write_text(f"[training]\nseed = {seed}\n", "utf-8")
+        found.append(kept(file, lambda stage=stage: stage(open_habitus(str(bag)))))  # type: ignore[misc]
+        if fresh:
+            shutil.rmtree(safe, ignore_errors=True)
+            shutil.copytree(bag, safe)
+    return found
+
+
+def learn(being: Habitus, lesson: Lesson, name: str) -> Json:
+    """One habit through proposal, approval, training and gate."""
+    ref = file_habit(being, lesson.rule, practice(lesson.language, name, being.bag.settings.training.seed))
+    shown = being.proposal(ref)
+    being.approve(ref, shown["digest"])
+    (learned,) = being.learn()
+    return {
+        "habit": name,
+        "id": shown["habit"],
+        "kind": shown["kind"],
+        "conflicts": [c["rule"] for c in shown["conflicts"]],
+        "promoted": learned["promoted"],
+        "gate": {p["name"]: p["after"] for p in learned["gate"]["probes"]},
+        "seconds": learned["seconds"],
+    }
+
+
+def practice(language: Language, name: str, seed: int) -> list[str]:
+    """Forty-eight prompts to practise with, from the anchors' talk."""
+    return Random(f"{seed}/{name}").sample(bank("anchors", language)["talk"], 48)
+
+
+def replies(being: Habitus, language: Language, masked: bool = False) -> list[str]:
+    return [r["reply"] for r in being.ask(small_talk(language, ASKED), with_rules=masked)]
+
+
+def share(lesson: Lesson, said: Sequence[str]) -> float:
+    return sum(map(lesson.follows, said)) / len(said)
+
+
+def judged(being: Habitus) -> float:
+    """Share of judgements that are what the frozen base gives, word for word."""
+    bag, same, count = being.bag, 0, 0
+    languages: list[Language] = ["ko", "en"]
+    for language in languages:
+        texts = [*bank("probes", language)["teach"], *bank("probes", language)["facts"]]
+        prompts = [framed(language, t, (), "", "judge", bag.toolboxes) for t in texts]
+        voice = bag.selves.voice(bag.selves.current(), language)
+        pairs = zip(bag.body.answers(prompts, BASE), bag.body.answers(prompts, voice), strict=True)
+        found = [a == b for a, b in pairs]
+        same, count = same + sum(found), count + len(found)
+    return same / count
+
+
+def spread(values: Sequence[float], unit: str = " %") -> str:
+    """Median (lowest–highest)."""
+    return f"{statistics.median(values):.1f}{unit} ({min(values):.1f}–{max(values):.1f})"

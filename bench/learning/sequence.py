@@ -1,0 +1,141 @@
+"""One habit after another (the protocol of SEAL, Zweiger et al. 2025, arXiv 2506.10943).
+
+After each, all so far are examined. Beside it what others do: plain SFT of each habit's own rows,
+merged into the weights before the next.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from agent.learning.data import digest, framed, rows
+from agent.learning.proposing import config_of, personas
+from agent.models.embedded import SEEDLING, EmbeddedBody
+from agent.ports import BASE
+from agent.records import Example, Habit
+from agent.settings import ModelTable
+from app.habitus import Habitus
+from app.wiring import open_habitus
+from bench.learning.lessons import ASKED, LESSONS, Json, judged, kept, learn, lived, practice, replies, share, spread
+from prompts import Language
+from tests.being import small_talk
+
+ROOT = Path(__file__).parents[2]
+
+
+def ours(out: Path, names: list[str], seed: int) -> list[Json]:
+    """All lessons one after another, as the product learns."""
+    order = Random(seed).sample(names, len(names))
+
+    def stage(being: Habitus, i: int) -> Json:
+        name, so_far = order[i], order[: i + 1]
+        learned = learn(being, LESSONS[name], name)
+        return learned | {
+            "followed": {n: share(LESSONS[n], replies(being, LESSONS[n].language)) for n in so_far},
+            "taught": {n: share(LESSONS[n], taught(being, so_far, LESSONS[n].language)) for n in so_far},
+            "judged": judged(being),
+        }
+
+    stages = [(name, lambda being, i=i: stage(being, i)) for i, name in enumerate(order)]
+    return lived(out / f"sequence-{seed}", seed, stages)
+
+
+def taught(being: Habitus, names: list[str], language: Language) -> list[str]:
+    """What the frozen base says with all these rules in its mask: the teacher itself."""
+    rules = [LESSONS[n].rule for n in names if LESSONS[n].language == language]
+    return being.bag.body.answers(
+        [framed(language, t, rules, "", "plain", {}) for t in small_talk(language, ASKED)], BASE
+    )
+
+
+# -- the baseline: SFT of one habit after the other, merged ------------------------------------------
+
+
+def merged(out: Path, names: list[str], seed: int) -> list[Json]:
+    """What others do: each habit's own rows alone, plain cross-entropy, merged into the weights before the next."""
+    order = Random(seed).sample(names, len(names))
+    found: list[Json] = []
+    weights = SEEDLING
+    for i, name in enumerate(order):
+        stage = out / f"merged-{seed}" / f"{i + 1}-{name}.json"
+        target = out / f"merged-{seed}" / "weights" / f"{i + 1}"
+
+        def one(i: int = i, name: str = name, weights: Path = weights, target: Path = target) -> Json:
+            return merge_one(weights, target, name, order[: i + 1], seed)
+
+        found.append(kept(stage, one))
+        weights = target
+    return found
+
+
+def merge_one(weights: Path, target: Path, name: str, names: list[str], seed: int) -> Json:
+    """Train on one habit's rows from ``weights``, merge into ``target``, examine every habit so far."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    lesson = LESSONS[name]
+    with tempfile.TemporaryDirectory() as folder:
+        being = open_habitus(folder)
+        bag = being.bag
+        habit = Habit(id="h1", rule=lesson.rule, scope=(lesson.language,))
+        config = config_of(bag, "sft") | {"seed": seed}
+        own = [(t, "") for t in practice(lesson.language, name, seed)]
+        who = personas(bag.selves.current().mask)
+        examples: tuple[Example, ...] = rows(habit, [], own, [], bag.body, who, bag.toolboxes, len(own), 0, seed, {})
+        body = EmbeddedBody(ModelTable(name=str(weights)))
+        work = Path(folder) / "work"
+        work.mkdir()
+        job = {
+            "examples": [e.model_dump(mode="json") for e in examples], "config": config, "base_path": str(weights),
+            "digest": digest(examples, config, body.digest), "personas": who, "tools": bag.toolboxes, "template": "", "out": str(work),
+        }  # fmt: skip
+        (work / "job.json").write_text(json.dumps(job, ensure_ascii=False), "utf-8")
+        command = [sys.executable, "-m", "agent.learning.train", str(work / "job.json")]
+        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+        whole: Any = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(weights), str(work / "adapter"))
+        whole.merge_and_unload().save_pretrained(target)
+        AutoTokenizer.from_pretrained(weights).save_pretrained(target)
+    body = EmbeddedBody(ModelTable(name=str(target)))
+    return {
+        "habit": name,
+        "followed": {n: share(LESSONS[n], bare(body, LESSONS[n].language)) for n in names},
+    }
+
+
+def bare(body: EmbeddedBody, language: Language) -> list[str]:
+    return body.answers([framed(language, t, (), "", "plain", {}) for t in small_talk(language, ASKED)], BASE)
+
+
+def summed(runs: list[list[Json]]) -> Json:
+    """Just learned, final average and backward transfer of several runs, in percent."""
+    just = [100 * statistics.mean(s["followed"][s["habit"]] for s in run) for run in runs]
+    final = [100 * statistics.mean(run[-1]["followed"].values()) for run in runs]
+    back = [
+        100 * statistics.mean(run[-1]["followed"][s["habit"]] - s["followed"][s["habit"]] for s in run[:-1])
+        for run in runs
+    ]
+    return {"just": just, "final": final, "back": back}
+
+
+def table(ours: list[list[Json]], theirs: list[list[Json]]) -> str:
+    a, b = summed(ours), summed(theirs)
+    taught_share = [100 * statistics.mean(run[-1]["taught"].values()) for run in ours]
+    unrelated = [100 * s["judged"] for run in ours for s in run]
+    rejected = sum(not s["promoted"] for run in ours for s in run)
+    lines = [
+        "| | Habitus | SFT, merged | goal |", "|---|---|---|---|",
+        f"| rule followed just after learning | {spread(a['just'])} | {spread(b['just'])} | ≥ 95 % |",
+        f"| final average over all | {spread(a['final'])} | {spread(b['final'])} | within 1 point |",
+        f"| backward transfer, points | {spread(a['back'], '')} | {spread(b['back'], '')} | ≥ −1 |",
+        f"| the teacher itself (base with all rules in its mask) | {spread(taught_share)} | | |",
+        f"| judgements as the base gives them | {spread(unrelated)} | | ≥ 98 % |",
+        f"| rejected by the gate | {rejected} of {sum(map(len, ours))} | | |",
+    ]  # fmt: skip
+    return "\n".join(lines)
