@@ -21,7 +21,7 @@ Purpose = Literal["learn", "correct", "decay", "release", "consolidate"]
 Status = Literal["waiting", "approved", "vetoed", "running", "promoted", "rejected", "withdrawn"]
 Origin = Literal["turn", "invented", "anchor"]
 Method = Literal["distill", "sft", "dpo", "kto"]
-Frame = Literal["plain", "tools", "judge"]
+Frame = Literal["plain", "tools", "loop", "judge"]
 
 
 class Frozen(BaseModel):
@@ -58,7 +58,8 @@ class Example(Frozen):
     """One training row, fixed before approval.
 
     The student sees ``rules`` (none for a habit's own rows), the teacher saw ``teacher``.
-    ``frame`` says in which prompt the message stands: alone, with tools offered, or to be judged.
+    ``frame`` says in which prompt the message stands: alone, with tools offered, after one has answered, or to
+    be judged.
     """
 
     origin: Origin

@@ -16,7 +16,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from agent.errors import SettingsError
 from agent.phrase import Phrase
-from agent.records import Method
 from prompts import Language
 
 FILE = "habitus.toml"
@@ -108,7 +107,7 @@ class TrainingTable(Table):
     """[training] How an adapter is trained."""
 
     profile: Literal["auto", "seedling", "llama"] = "auto"
-    method: Method | None = Field(None, description="left out, the model chooses: distill, sft, dpo or kto")
+    method: Literal["auto", "distill", "sft", "dpo", "kto"] = Field("auto", description="auto: the model chooses")
     learning_rate: float | None = Field(None, gt=0, le=0.1)
     epochs: int | None = Field(None, ge=1, le=100)
     batch_size: int | None = Field(None, ge=1, le=256)
@@ -152,6 +151,9 @@ class GateTable(Table):
     unrelated: float = Field(0.95, ge=0, le=1)
     rules: float = Field(0.8, ge=0, le=1)
     tools: float = Field(0.9, ge=0, le=1)
+    loop: float = Field(0.8, ge=0, le=1, description="the habit in what is said after a tool has answered")
+    fluency: float = Field(0.95, ge=0, le=1, description="answers that end, do not go in circles, keep their language")
+    leak: float = Field(1.0, ge=0, le=1, description="answers without words of yours that were trained on")
     agreement: float = Field(0.9, ge=0, le=1, description="token agreement that counts as the same answer")
     drop: float = Field(0.1, ge=0, le=1, description="how far a probe may fall below the self that speaks now")
     least: int = Field(8, ge=1, description="fewer probes than this decide nothing: no promotion")

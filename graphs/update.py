@@ -16,7 +16,8 @@ from pydantic import BaseModel
 
 from agent.bag import Bag
 from agent.errors import ConflictError
-from agent.learning.gate import Exam, examine
+from agent.learning.exam import Exam
+from agent.learning.gate import examine
 from agent.learning.proposing import personas, stale
 from agent.learning.running import check_approved, train
 from agent.phrase import Phrase
@@ -143,6 +144,7 @@ def _examine(state: State, runtime: Runtime[Context]) -> State:
         personas=personas(bag.selves.current().mask),
         tools=bag.toolboxes,
         table=bag.settings.gate,
+        private=[e.prompt for e in proposal.examples if e.source],
     )
     probes, samples, seconds = examine(exam)
     passed = all(p.passed for p in probes)

@@ -63,7 +63,7 @@ def test_a_file_that_is_not_utf8_is_a_settings_error(bag_path: Path) -> None:
         ("sampling.top_k = -1\n", "line 1: sampling.top_k: ", "from 0 upwards."),
         ("[lora]\nrank = 0\n", "line 2: lora.rank: ", "from 1 to 512."),
         ("[model]\nthreads = 1\n[training]\nwarmup = 0.9\n", "line 4: training.warmup: ", "from 0 to 0.5."),
-        ("[training]\nmethod = 'magic'\n", "line 2: training.method: ", "one of distill, sft, dpo, kto."),
+        ("[training]\nmethod = 'magic'\n", "line 2: training.method: ", "one of auto, distill, sft, dpo, kto."),
         ("[sampling]\nlogit_bias = { a = 'x' }\n", "line 2: sampling.logit_bias.a: ", ""),
     ],
 )

@@ -17,7 +17,7 @@ from random import Random
 from typing import Any
 
 from agent.models.calls import looks_like_call
-from agent.ports import BASE, Body, Prompt
+from agent.ports import BASE, Body, Message, Prompt
 from agent.records import Example, Frame, Habit
 from prompts import Language, language_of, render
 
@@ -72,7 +72,14 @@ def framed(
         system = render(
             "converse", language, persona=persona or render("persona", language), rules=list(rules), memories=[]
         )
-    return Prompt(({"role": "system", "content": system}, {"role": "user", "content": text}), tools.get(frame, ()))
+    messages: list[Message] = [{"role": "system", "content": system}, {"role": "user", "content": text}]
+    if frame == "loop":
+        function = {"name": "remember", "arguments": json.dumps({"text": text}, ensure_ascii=False)}
+        messages += [
+            {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": function}]},
+            {"role": "tool", "content": "ok", "name": "remember"},
+        ]
+    return Prompt(tuple(messages), tools.get("tools" if frame == "loop" else frame, ()))
 
 
 def rows(
@@ -187,8 +194,10 @@ def _anchors(r: Random, count: int, scope: set[Language]) -> list[tuple[Language
         if x < 0.65:
             rules = tuple(r.sample(texts["rules"], r.randint(0, 2)))
             found.append((language, r.choice(texts[r.choice(["talk", "talk", "talk", "unknown"])]), rules, "plain"))
-        elif x < 0.92:
+        elif x < 0.86:
             found.append((language, r.choice(texts[r.choice(["teach", "facts", "facts", "talk"])]), (), "tools"))
+        elif x < 0.92:
+            found.append((language, r.choice(texts["facts"]), (), "loop"))
         else:
             found.append((language, r.choice(texts[r.choice(["teach", "talk", "facts"])]), (), "judge"))
     return found

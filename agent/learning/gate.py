@@ -8,44 +8,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-from agent.bag import Toolboxes
-from agent.learning.data import LONGEST, bank, framed, literals
-from agent.models.calls import parse
+from agent.learning.data import bank, literals
+from agent.learning.exam import Exam, Question, ask
+from agent.models.calls import looks_like_call, parse
+from agent.models.sampling import looped
 from agent.phrase import Phrase
-from agent.ports import BASE, Body, Prompt, Voice
-from agent.records import Frame, Habit, Probe, Purpose
-from agent.settings import GateTable
-from prompts import Language
+from agent.ports import BASE, Voice
+from agent.records import Frame, Habit, Probe
+from prompts import Language, language_of
 
+LANGUAGES: tuple[Language, ...] = ("ko", "en")
 TOOL_FRAMES: tuple[Frame, ...] = ("tools", "judge")
 TALK = 24  # small-talk probes asked per language
-
-
-@dataclass(frozen=True)
-class Exam:
-    """Everything one examination needs."""
-
-    body: Body
-    candidate: Mapping[Language, Voice]  # what each would wear in a language
-    speaking: Mapping[Language, Voice]
-    habit: Habit
-    purpose: Purpose
-    earlier: Sequence[Habit]
-    personas: dict[Language, str]
-    tools: Toolboxes
-    table: GateTable
-
-    def prompts(
-        self, language: Language, texts: Sequence[str], rules: Sequence[str], frame: Frame = "plain"
-    ) -> list[Prompt]:
-        return [framed(language, t, rules, self.personas.get(language, ""), frame, self.tools) for t in texts]
-
-    def ruled(self, language: Language) -> tuple[str, ...]:
-        """The rules of every habit the candidate is to carry."""
-        carried = self.earlier if self.purpose == "release" else [*self.earlier, self.habit]
-        return tuple(h.rule for h in carried if language in h.scope)
+GRAM = 12  # characters in a row that count as the person's own words
 
 
 def examine(exam: Exam) -> tuple[tuple[Probe, ...], tuple[tuple[str, str, str], ...], float]:
@@ -57,20 +33,22 @@ def examine(exam: Exam) -> tuple[tuple[Probe, ...], tuple[tuple[str, str, str], 
         case "decay":
             probes = [_habit(exam, exam.habit, Phrase("habit"), 0.0)]
         case _:
-            probes = [_habit(exam, exam.habit, Phrase("habit"), exam.table.habit)]
+            probes = [_habit(exam, exam.habit, Phrase("habit"), exam.table.habit), _in_loop(exam)]
     probes += [_habit(exam, h, Phrase("earlier {habit}", habit=h.id), exam.table.earlier) for h in exam.earlier]
-    probes += [_unrelated(exam), _rules(exam), _tools(exam)]
+    probes += [_unrelated(exam), _rules(exam), _tools(exam), _fluency(exam), _leak(exam)]
     return tuple(probes), tuple(_samples(exam)), round(time.monotonic() - started, 2)
+
+
+def _talk(language: Language) -> list[str]:
+    return bank("probes", language)["talk"][:TALK]
 
 
 def _samples(exam: Exam) -> list[tuple[str, str, str]]:
     """The same questions put to both: six where the habit applies, two elsewhere."""
     found: list[tuple[str, str, str]] = []
-    languages: list[Language] = ["ko", "en"]
-    for language in languages:
-        texts = bank("probes", language)["talk"][: 6 if language in exam.habit.scope else 2]
-        prompts = exam.prompts(language, texts, ())
-        before, after = (exam.body.answers(prompts, v[language]) for v in (exam.speaking, exam.candidate))
+    for language in LANGUAGES:
+        texts = _talk(language)[: 6 if language in exam.habit.scope else 2]
+        before, after = (exam.said(v[language], ask(language, texts)) for v in (exam.speaking, exam.candidate))
         found += zip(texts, before, after, strict=True)
     return found
 
@@ -95,44 +73,62 @@ def _probe(
     )
 
 
-def _questions(exam: Exam, habit: Habit, language: Language) -> tuple[list[Prompt], list[str], list[str], list[str]]:
-    """Usable questions about a habit in a language: bare prompts, what base says under all rules, what it says
-    under all but this one, and the strings that show the habit.
+def _usable(
+    exam: Exam, habit: Habit, language: Language, texts: Sequence[str], frame: Frame
+) -> tuple[list[Question], list[str], list[str]]:
+    """Usable questions about a habit in a language: bare, with what base says under all rules, and the strings
+    that show the habit.
 
-    Usable: base comes to an end, the rule changes what is said, and the bare base would not say it anyway.
+    Usable: base comes to an end and talks, the rule changes what is said, and the bare base would not say it anyway.
     """
-    texts = bank("probes", language)["talk"][:TALK]
     everyone = exam.ruled(language)
     rules = everyone if habit.rule in everyone else (*everyone, habit.rule)
-    bare = exam.prompts(language, texts, ())
-    taught = exam.body.answers(exam.prompts(language, texts, rules), BASE, LONGEST)
-    without = exam.body.answers(exam.prompts(language, texts, [r for r in rules if r != habit.rule]), BASE)
-    plain = exam.body.answers(bare, BASE)
-    free = exam.body.agreement(bare, taught, BASE)
+    bare = ask(language, texts, (), frame)
+    taught = exam.said(BASE, ask(language, texts, rules, frame))
+    without = exam.said(BASE, ask(language, texts, [r for r in rules if r != habit.rule], frame))
+    plain = exam.said(BASE, bare)
+    free = exam.agreement(BASE, bare, taught)
     # a rule may quote what is to be said, or what is never to be said: the teacher's answers tell
     words = [w for w in literals(habit.rule) if sum(w in t for t in taught) > len(taught) / 2]
     usable = [
         i
         for i, t in enumerate(taught)
         if t != without[i]
-        and exam.body.count(t) < LONGEST
+        and exam.ends(t)
+        and not looks_like_call(t)
         and all(w in t for w in words)
         and (free[i] < exam.table.agreement or not all(w in plain[i] for w in words))
     ]
-    return [bare[i] for i in usable], [taught[i] for i in usable], [without[i] for i in usable], words
+    return [bare[i] for i in usable], [taught[i] for i in usable], words
 
 
 def _habit(exam: Exam, habit: Habit, name: str, threshold: float) -> Probe:
     """Is the habit there without its mask line? Agrees with base + rules, and shows the habit's strings."""
+    return _shown(exam, habit, name, threshold, {x: _talk(x) for x in habit.scope}, "plain")
+
+
+def _in_loop(exam: Exam) -> Probe:
+    """Is it there, too, when the model speaks after a tool has answered? Asked where the rule shows itself there."""
+    texts = {x: bank("probes", x)["facts"] for x in exam.habit.scope}
+    probe = _shown(exam, exam.habit, Phrase("in tools"), exam.table.loop, texts, "loop")
+    if probe.count < exam.table.least:
+        detail = Phrase("not meaningful: the rule shows in {n} answers after a tool", n=probe.count)
+        return probe.model_copy(update={"passed": True, "detail": detail})
+    return probe
+
+
+def _shown(
+    exam: Exam, habit: Habit, name: str, threshold: float, texts: dict[Language, list[str]], frame: Frame
+) -> Probe:
     before: list[bool] = []
     after: list[bool] = []
     exact, fewest = 0, exam.table.least
     for language in habit.scope:
-        bare, taught, _, words = _questions(exam, habit, language)
+        bare, taught, words = _usable(exam, habit, language, texts[language], frame)
         fewest = min(fewest, len(bare))
         for voice, results in ((exam.speaking[language], before), (exam.candidate[language], after)):
-            answers = exam.body.answers(bare, voice)
-            agree = exam.body.agreement(bare, taught, voice)
+            answers = exam.said(voice, bare)
+            agree = exam.agreement(voice, bare, taught)
             # without a string to look for, agreement must be with the habit and not with its absence
             good = [
                 g >= exam.table.agreement if words else a == t for g, a, t in zip(agree, answers, taught, strict=True)
@@ -149,81 +145,61 @@ def _released(exam: Exam) -> Probe:
     before: list[bool] = []
     after: list[bool] = []
     for language in exam.habit.scope:
-        bare, taught, _, words = _questions(exam, exam.habit, language)
+        bare, taught, words = _usable(exam, exam.habit, language, _talk(language), "plain")
         for voice, results in ((exam.speaking[language], before), (exam.candidate[language], after)):
-            answers = exam.body.answers(bare, voice)
             results += [
-                not any(w in a for w in words) if words else a != t for a, t in zip(answers, taught, strict=True)
+                not any(w in a for w in words) if words else a != t
+                for a, t in zip(exam.said(voice, bare), taught, strict=True)
             ]
     return _probe(Phrase("released"), before, after, exam.table.habit, exam.table.least, exam.table.drop)
 
 
+def _as_base(exam: Exam, asked: dict[Language, list[Question]], detail: str = "") -> Probe:
+    """Are the answers what the frozen base says, word for word?"""
+    before: list[bool] = []
+    after: list[bool] = []
+    for language, questions in asked.items():
+        base = exam.said(BASE, questions)
+        for voice, results in ((exam.speaking[language], before), (exam.candidate[language], after)):
+            results += [a == b for a, b in zip(exam.said(voice, questions), base, strict=True)]
+    return _probe(Phrase("unrelated"), before, after, exam.table.unrelated, exam.table.least, exam.table.drop, detail)
+
+
 def _unrelated(exam: Exam) -> Probe:
-    """Are answers outside every living habit's scope what the frozen base says?"""
+    """Is nothing changed outside every living habit's scope? If nothing lies outside, being judged still does."""
     inside = {x for h in [*exam.earlier, exam.habit] for x in h.scope}  # the released one too: its answers do change
-    before: list[bool] = []
-    after: list[bool] = []
-    outside: list[Language] = [x for x in ("ko", "en") if x not in inside]
-    for language in outside:
-        texts = [*bank("probes", language)["talk"], *bank("probes", language)["unknown"]]
-        prompts = exam.prompts(language, texts, ())
-        base = exam.body.answers(prompts, BASE)
-        for voice, results in ((exam.speaking[language], before), (exam.candidate[language], after)):
-            results += [a == b for a, b in zip(exam.body.answers(prompts, voice), base, strict=True)]
-    if not outside:  # nothing is out of scope: being judged is still something else
-        return _judged(exam)
-    return _probe(Phrase("unrelated"), before, after, exam.table.unrelated, exam.table.least, exam.table.drop)
-
-
-def _judged(exam: Exam) -> Probe:
-    before: list[bool] = []
-    after: list[bool] = []
-    languages: list[Language] = ["ko", "en"]
-    for language in languages:
-        texts = [*bank("probes", language)["teach"], *bank("probes", language)["talk"][:8]]
-        prompts = exam.prompts(language, texts, (), "judge")
-        base = exam.body.answers(prompts, BASE)
-        for voice, results in ((exam.speaking[language], before), (exam.candidate[language], after)):
-            results += [a == b for a, b in zip(exam.body.answers(prompts, voice), base, strict=True)]
-    return _probe(
-        Phrase("unrelated"),
-        before,
-        after,
-        exam.table.unrelated,
-        exam.table.least,
-        exam.table.drop,
-        Phrase("judgements, as no language is out of scope"),
-    )
+    if outside := [x for x in LANGUAGES if x not in inside]:
+        banks = {x: bank("probes", x) for x in outside}
+        return _as_base(exam, {x: ask(x, [*b["talk"], *b["unknown"]]) for x, b in banks.items()})
+    banks = {x: bank("probes", x) for x in LANGUAGES}
+    asked = {x: ask(x, [*b["teach"], *b["talk"][:8]], (), "judge") for x, b in banks.items()}
+    return _as_base(exam, asked, Phrase("judgements, as no language is out of scope"))
 
 
 def _rules(exam: Exam) -> Probe:
     """Are other rules in the mask still followed, with the habit underneath?"""
     before: list[bool] = []
     after: list[bool] = []
-    languages: list[Language] = ["ko", "en"]
-    for language in languages:
+    for language in LANGUAGES:
         rules = bank("probes", language)["rules"]
         texts = bank("probes", language)["talk"][-len(rules) :]
-        taught_prompts, bare_prompts, words = [], [], []
-        for text, rule in zip(texts, rules, strict=True):
-            taught_prompts += exam.prompts(language, [text], (*exam.ruled(language), rule))
-            bare_prompts += exam.prompts(language, [text], (rule,))
-            words.append(literals(rule))
-        taught = exam.body.answers(taught_prompts, BASE)
-        without = exam.body.answers(exam.prompts(language, texts, exam.ruled(language)), BASE)
-        carried = [w for rule in exam.ruled(language) for w in literals(rule)]
+        habits = exam.ruled(language)
+        bare = [Question(language, t, (r,)) for t, r in zip(texts, rules, strict=True)]
+        taught = exam.said(BASE, [q._replace(rules=(*habits, *q.rules)) for q in bare])
+        without = exam.said(BASE, ask(language, texts, habits))
+        words = [literals(r) for r in rules]
+        carried = [w for rule in habits for w in literals(rule)]
         usable = [  # base itself can follow both
             i
             for i, t in enumerate(taught)
             if t != without[i] and all(w in t for w in [*words[i], *(w for w in carried if w in without[i])])
         ]
-        bare, taught = [bare_prompts[i] for i in usable], [taught[i] for i in usable]
+        bare, taught = [bare[i] for i in usable], [taught[i] for i in usable]
         for voice, results in ((exam.speaking[language], before), (exam.candidate[language], after)):
-            agree = exam.body.agreement(bare, taught, voice)
-            answers = exam.body.answers(bare, voice)
+            agree = exam.agreement(voice, bare, taught)
             results += [
                 g >= exam.table.agreement and all(w in a for w in words[i])
-                for i, g, a in zip(usable, agree, answers, strict=True)
+                for i, g, a in zip(usable, agree, exam.said(voice, bare), strict=True)
             ]
     return _probe(Phrase("rules"), before, after, exam.table.rules, exam.table.least, exam.table.drop)
 
@@ -232,16 +208,14 @@ def _tools(exam: Exam) -> Probe:
     """Are tools still called where the base calls them, with legal calls?"""
     before: list[bool] = []
     after: list[bool] = []
-    languages: list[Language] = ["ko", "en"]
-    for language in languages:
+    for language in LANGUAGES:
         texts = [*bank("probes", language)["teach"], *bank("probes", language)["facts"]]
         for frame in TOOL_FRAMES:
-            prompts = exam.prompts(language, texts, (), frame)
-            base = [_called(a) for a in exam.body.answers(prompts, BASE)]
-            usable = [i for i, c in enumerate(base) if c]
+            questions = ask(language, texts, (), frame)
+            base = {q: _called(a) for q, a in zip(questions, exam.said(BASE, questions), strict=True)}
+            usable = [q for q in questions if base[q]]
             for voice, results in ((exam.speaking[language], before), (exam.candidate[language], after)):
-                said = exam.body.answers([prompts[i] for i in usable], voice)
-                results += [_called(a) == base[i] for i, a in zip(usable, said, strict=True)]
+                results += [_called(a) == base[q] for q, a in zip(usable, exam.said(voice, usable), strict=True)]
     return _probe(Phrase("tools"), before, after, exam.table.tools, exam.table.least, exam.table.drop)
 
 
@@ -251,3 +225,36 @@ def _called(text: str) -> str:
     if bad or not calls:
         return ""
     return f"{calls[0]['name']} {calls[0]['args'].get('kind', '')}"
+
+
+def _fluency(exam: Exam) -> Probe:
+    """Does it come to an end, without saying the same over and over, in the language it should speak?"""
+    before: list[bool] = []
+    after: list[bool] = []
+    for language in LANGUAGES:
+        texts = [*_talk(language), *bank("probes", language)["unknown"]]
+        taught = exam.said(BASE, ask(language, texts, exam.ruled(language)))
+        for voice, results in ((exam.speaking[language], before), (exam.candidate[language], after)):
+            results += [
+                bool(a) and exam.ends(a) and not looped(a) and language_of(a) == language_of(t)
+                for a, t in zip(exam.said(voice, ask(language, texts)), taught, strict=True)
+                if exam.ends(t)
+            ]
+    return _probe(Phrase("fluency"), before, after, exam.table.fluency, exam.table.least, exam.table.drop)
+
+
+def _leak(exam: Exam) -> Probe:
+    """Does any answer in this exam hold words of the person that stood in the training rows and in no question?
+
+    Asked last: over everything that was answered.
+    """
+    grams = {t[i : i + GRAM] for t in map(str.lower, exam.private) for i in range(len(t) - GRAM + 1)}
+    usual = " ".join([*(a for (v, _), a in exam.heard.items() if v == BASE), *(q.text for _, q in exam.heard)]).lower()
+    grams = {g for g in grams if g not in usual}
+    asked = {q for v, q in exam.heard if v == exam.candidate[q.language]}
+
+    def clean(voices: Mapping[Language, Voice]) -> list[bool]:
+        said = [a.lower() for (v, q), a in exam.heard.items() if v == voices[q.language] and q in asked]
+        return [not any(a[i : i + GRAM] in grams for i in range(len(a) - GRAM + 1)) for a in said]
+
+    return _probe(Phrase("no leak"), clean(exam.speaking), clean(exam.candidate), exam.table.leak, 1, 1.0)

@@ -31,7 +31,7 @@ def config_of(bag: Bag, method: Method = "distill") -> dict[str, Any]:
     table, lora, numbers = bag.settings.training, bag.settings.lora, profile(bag.settings)
     fresh = [p for p in bag.selves.current().parts if p.stage == "fresh"]
     return {
-        "method": table.method or method,
+        "method": method if table.method == "auto" else table.method,
         "strategy": table.strategy if len(fresh) < FRESH_AT_MOST else "core",
         "learning_rate": numbers.learning_rate,
         "epochs": numbers.epochs,

@@ -1,0 +1,69 @@
+"""Putting questions to the base, to the self that speaks and to the candidate; each question once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from agent.bag import Toolboxes
+from agent.learning.data import LONGEST, framed
+from agent.ports import Body, Prompt, Voice
+from agent.records import Frame, Habit, Purpose
+from agent.settings import GateTable
+from prompts import Language
+
+
+class Question(NamedTuple):
+    """What is asked, under which rules, in which kind of prompt."""
+
+    language: Language
+    text: str
+    rules: tuple[str, ...] = ()
+    frame: Frame = "plain"
+
+
+@dataclass(frozen=True)
+class Exam:
+    """Everything one examination needs, and what was answered so far."""
+
+    body: Body
+    candidate: Mapping[Language, Voice]  # what each would wear in a language
+    speaking: Mapping[Language, Voice]
+    habit: Habit
+    purpose: Purpose
+    earlier: Sequence[Habit]
+    personas: dict[Language, str]
+    tools: Toolboxes
+    table: GateTable
+    private: Sequence[str] = ()  # what the person said and the candidate was trained on
+    heard: dict[tuple[Voice, Question], str] = field(default_factory=dict, repr=False)
+
+    def prompt(self, q: Question) -> Prompt:
+        return framed(q.language, q.text, q.rules, self.personas.get(q.language, ""), q.frame, self.tools)
+
+    def said(self, voice: Voice, questions: Sequence[Question]) -> list[str]:
+        """What ``voice`` answers, greedily."""
+        new = [q for q in dict.fromkeys(questions) if (voice, q) not in self.heard]
+        if new:
+            answers = self.body.answers([self.prompt(q) for q in new], voice, LONGEST)
+            self.heard.update({(voice, q): a for q, a in zip(new, answers, strict=True)})
+        return [self.heard[voice, q] for q in questions]
+
+    def agreement(self, voice: Voice, questions: Sequence[Question], answers: Sequence[str]) -> list[float]:
+        """Share of the tokens of each answer that ``voice``, forced along it, would have chosen first."""
+        return self.body.agreement([self.prompt(q) for q in questions], answers, voice)
+
+    def ends(self, answer: str) -> bool:
+        """Whether it came to an end by itself."""
+        return self.body.count(answer) < LONGEST
+
+    def ruled(self, language: Language) -> tuple[str, ...]:
+        """The rules of every habit the candidate is to carry."""
+        carried = self.earlier if self.purpose == "release" else [*self.earlier, self.habit]
+        return tuple(h.rule for h in carried if language in h.scope)
+
+
+def ask(language: Language, texts: Sequence[str], rules: Sequence[str] = (), frame: Frame = "plain") -> list[Question]:
+    """The same rules and the same kind of prompt for each text."""
+    return [Question(language, t, tuple(rules), frame) for t in texts]
