@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from bench.learning import conflict, forgetting, sequence
+from bench.learning import conflict, forgetting, gating, persona, sequence
 from bench.learning.lessons import ASKED, LESSONS
 
 QUICK = ["ko-ending", "en-ending", "ko-name"]
@@ -33,7 +33,11 @@ def main() -> None:
         "## Conflict",
         conflict.table(pairs),
     ]
+    bad = [gating.stopped(out, name) for name in (gating.QUICK if options.quick else gating.BAD)]
+    good = [] if options.quick else [gating.passed(out, name, seed) for seed in (1, 2) for name in list(LESSONS)[:6]]
+    parts += ["## The gate", gating.table(bad, good)]
     if not options.quick:
+        parts += ["## Two manners", persona.table(persona.personas(out))]
         runs = [forgetting.forgetting(out, pair) for pair in forgetting.PAIRS]
         parts += ["## Forgetting", forgetting.table(runs)]
     text = "\n\n".join(parts) + "\n"

@@ -6,6 +6,8 @@ import json
 import re
 import shutil
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,14 +15,18 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from agent.learning.data import bank, framed
+from agent.bag import Bag
+from agent.learning.data import bank, digest, framed
+from agent.models.embedded import digest_of
 from agent.ports import BASE
+from agent.records import Example
 from app.habitus import Habitus
 from app.wiring import open_habitus
 from prompts import Language
 from tests.being import file_habit, small_talk
 
 Json = dict[str, Any]
+ROOT = Path(__file__).parents[2]
 ASKED = 24  # prompts in no corpus, no training row and no gate
 
 
@@ -53,7 +59,8 @@ def kept(path: Path, make: Callable[[], Json]) -> Json:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(found, ensure_ascii=False, indent=1) + "\n", "utf-8")
         print(f"{path.parent.name} {path.stem}: {found['wall']} s", flush=True)
-    return json.loads(path.read_text("utf-8"))
+    found: Json = json.loads(path.read_text("utf-8"))
+    return found
 
 
 def lived(home: Path, seed: int, stages: Sequence[tuple[str, Callable[[Habitus], Json]]]) -> list[Json]:
@@ -95,6 +102,24 @@ def learn(being: Habitus, lesson: Lesson, name: str) -> Json:
         "gate": {p["name"]: p["after"] for p in learned["gate"]["probes"]},
         "seconds": learned["seconds"],
     }
+
+
+def fitted(bag: Bag, examples: Sequence[Example], config: Json, weights: Path, work: Path) -> Path:
+    """An adapter trained over ``weights`` on these rows, outside the product's road."""
+    job = {
+        "examples": [e.model_dump(mode="json") for e in examples],
+        "config": config,
+        "base_path": str(weights),
+        "digest": digest(examples, config, digest_of(weights)),
+        "personas": config["personas"],
+        "tools": bag.toolboxes,
+        "template": "",
+        "out": str(work),
+    }
+    (work / "job.json").write_text(json.dumps(job, ensure_ascii=False), "utf-8")
+    command = [sys.executable, "-m", "agent.learning.train", str(work / "job.json")]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    return work / "adapter"
 
 
 def practice(language: Language, name: str, seed: int) -> list[str]:

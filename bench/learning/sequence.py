@@ -6,16 +6,13 @@ merged into the weights before the next.
 
 from __future__ import annotations
 
-import json
 import statistics
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from agent.learning.data import digest, framed, rows
+from agent.learning.data import framed, rows
 from agent.learning.proposing import config_of, personas
 from agent.models.embedded import SEEDLING, EmbeddedBody
 from agent.ports import BASE
@@ -23,11 +20,22 @@ from agent.records import Example, Habit
 from agent.settings import ModelTable
 from app.habitus import Habitus
 from app.wiring import open_habitus
-from bench.learning.lessons import ASKED, LESSONS, Json, judged, kept, learn, lived, practice, replies, share, spread
+from bench.learning.lessons import (
+    ASKED,
+    LESSONS,
+    Json,
+    fitted,
+    judged,
+    kept,
+    learn,
+    lived,
+    practice,
+    replies,
+    share,
+    spread,
+)
 from prompts import Language
 from tests.being import small_talk
-
-ROOT = Path(__file__).parents[2]
 
 
 def ours(out: Path, names: list[str], seed: int) -> list[Json]:
@@ -89,17 +97,8 @@ def merge_one(weights: Path, target: Path, name: str, names: list[str], seed: in
         own = [(t, "") for t in practice(lesson.language, name, seed)]
         who = personas(bag.selves.current().mask)
         examples: tuple[Example, ...] = rows(habit, [], own, [], bag.body, who, bag.toolboxes, len(own), 0, seed, {})
-        body = EmbeddedBody(ModelTable(name=str(weights)))
-        work = Path(folder) / "work"
-        work.mkdir()
-        job = {
-            "examples": [e.model_dump(mode="json") for e in examples], "config": config, "base_path": str(weights),
-            "digest": digest(examples, config, body.digest), "personas": who, "tools": bag.toolboxes, "template": "", "out": str(work),
-        }  # fmt: skip
-        (work / "job.json").write_text(json.dumps(job, ensure_ascii=False), "utf-8")
-        command = [sys.executable, "-m", "agent.learning.train", str(work / "job.json")]
-        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-        whole: Any = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(weights), str(work / "adapter"))
+        adapter = fitted(bag, examples, config, weights, Path(folder))
+        whole: Any = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(weights), str(adapter))
         whole.merge_and_unload().save_pretrained(target)
         AutoTokenizer.from_pretrained(weights).save_pretrained(target)
     body = EmbeddedBody(ModelTable(name=str(target)))
