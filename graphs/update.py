@@ -18,9 +18,8 @@ from agent.bag import Bag
 from agent.errors import ConflictError
 from agent.learning.exam import Exam
 from agent.learning.gate import examine
-from agent.learning.proposing import personas, stale
+from agent.learning.proposing import personas, stale, superseded
 from agent.learning.running import check_approved, train
-from agent.phrase import Phrase
 from agent.records import Decision, GateReport, Habit, Mask, Part, Proposal, Record, Run, Stage
 from agent.selves import worn
 from graphs.context import Context
@@ -175,9 +174,7 @@ def _promote(state: State, runtime: Runtime[Context]) -> State:
         habit.model_copy(update={"stage": stages.get(proposal.kind, "essence"), "at": ""}),
         proposal.model_copy(update={"status": "promoted", "at": ""}),
     ]
-    for older in bag.ledger.some(Habit, proposal.conflicts):
-        reason = Phrase("{newer} took its place", newer=habit.id)
-        done.append(older.model_copy(update={"stage": "released", "reason": reason, "at": ""}))
+    done += [superseded(older, habit) for older in bag.ledger.some(Habit, proposal.conflicts)]
     now = bag.selves.become(parts, unmasked, proposal.id, done)
     runtime.context.progress("promote", {"self": now.id})
     return {"self_name": now.id}

@@ -12,6 +12,8 @@ from agent.records import Habit, Part, Proposal, Self, Speaking
 from app.habitus import Habitus
 from app.wiring import open_habitus
 from tests.being import file_habit, scripted, small_talk
+from tools.adopt_instruction import adopt_instruction
+from tools.base import Desk
 
 OLD, NEW, NAME = "끝에 '꾸벅'을 붙여 줘.", "끝에 '멍멍'을 붙여 줘.", "나를 '도롱이'라고 불러 줘."
 
@@ -43,6 +45,17 @@ def test_what_the_base_cannot_do_at_once_is_a_conflict_and_leaves(being: Habitus
     assert not any(OLD in e.teacher or "꾸벅" in e.completion for e in p.examples), "nothing of it is trained on again"
     assert being.proposal(ref)["conflicts"] == [{"habit": "h1", "rule": OLD}]
     assert not stale(being.bag, p)
+
+
+def test_told_in_conversation_the_newer_takes_the_line_of_the_older(tmp_path: Path) -> None:
+    bag = scripted(tmp_path / "bag", one_ending).bag
+    for rule in (OLD, NAME, NEW):
+        assert adopt_instruction.call(Desk(bag=bag, user="부탁이야"), {"rule": rule}).result == "ok"
+    assert [r.text for r in bag.selves.current().mask.rules] == [NAME, NEW]
+    older = bag.ledger.get(Habit, "h1")
+    assert (older.stage, older.reason) == ("released", "h3 took its place")
+    bag.selves.back("self-0002")
+    assert bag.ledger.get(Habit, "h1").stage == "repeated", "back in the mask"
 
 
 def test_a_rule_that_changes_no_answer_is_none(being: Habitus) -> None:

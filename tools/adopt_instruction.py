@@ -2,10 +2,13 @@ from typing import Annotated
 
 from pydantic import StringConstraints
 
+from agent.learning.proposing import clash, personas, superseded
 from agent.phrase import Phrase
 from agent.records import Habit, Mask, Rule
 from prompts import language_of
 from tools.base import Desk, tool
+
+ASKED = 4  # prompts on which it is tried beside an older rule: somebody waits for a reply
 
 
 @tool
@@ -18,11 +21,18 @@ def adopt_instruction(desk: Desk, rule: Annotated[str, StringConstraints(min_len
         reason = Phrase("told again: the weights alone did not hold it")
         habit = ledger.add(habit.model_copy(update={"stage": "repeated", "reason": reason, "at": ""}))
     desk.told.append(habit)  # told again is evidence too
+    who = desk.bag.selves.current()
+    older = ledger.some(Habit, [r.habit for r in who.mask.rules if r.habit not in ("", habit.id)])
+    gone = [h for h in older if clash(desk.bag, h, habit, personas(who.mask), ASKED)]
 
     def adopted(mask: Mask) -> Mask:
         if any(r.text == rule for r in mask.rules):
             return mask
-        return mask.model_copy(update={"rules": (*mask.rules, Rule(text=rule, scope=habit.scope, habit=habit.id))})
+        rules = [r for r in mask.rules if r.habit not in {h.id for h in gone}]
+        return mask.model_copy(update={"rules": (*rules, Rule(text=rule, scope=habit.scope, habit=habit.id))})
 
     desk.bag.selves.wear(adopted, Phrase("adopted {habit}", habit=habit.id))
+    for h in gone:
+        if h.stage in ("told", "repeated"):
+            ledger.add(superseded(h, habit))
     return "ok"

@@ -275,7 +275,13 @@ def _preview(
     return tuple(found)
 
 
-def clash(bag: Bag, older: Habit, newer: Habit, who: dict[Language, str]) -> bool:
+def superseded(older: Habit, newer: Habit) -> Habit:
+    """The older habit, as it leaves for the newer."""
+    reason = Phrase("{newer} took its place", newer=newer.id)
+    return older.model_copy(update={"stage": "released", "reason": reason, "at": ""})
+
+
+def clash(bag: Bag, older: Habit, newer: Habit, who: dict[Language, str], asked: int = ASKED) -> bool:
     """Whether two habits do not go together, as the base itself shows.
 
     Told both rules at once, it answers word for word as if one of them, which by itself changes the answer, were
@@ -283,7 +289,7 @@ def clash(bag: Bag, older: Habit, newer: Habit, who: dict[Language, str]) -> boo
     """
     counted = lost = 0
     for language in (x for x in older.scope if x in newer.scope):
-        texts = bank("anchors", language)["talk"][:ASKED]
+        texts = bank("anchors", language)["talk"][:asked]
         told = ((), (older.rule,), (newer.rule,), (older.rule, newer.rule))
         said = (
             bag.body.answers([framed(language, t, rules, who.get(language, ""), "plain", {}) for t in texts], BASE)

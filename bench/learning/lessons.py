@@ -59,8 +59,8 @@ def kept(path: Path, make: Callable[[], Json]) -> Json:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(found, ensure_ascii=False, indent=1) + "\n", "utf-8")
         print(f"{path.parent.name} {path.stem}: {found['wall']} s", flush=True)
-    found: Json = json.loads(path.read_text("utf-8"))
-    return found
+    result: Json = json.loads(path.read_text("utf-8"))
+    return result
 
 
 def lived(home: Path, seed: int, stages: Sequence[tuple[str, Callable[[Habitus], Json]]]) -> list[Json]:
