@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.learning.data import bank, rows
+from agent.learning.data import bank, framed, rows
 from agent.models.scripted import ScriptedBody
 from agent.ports import Prompt
 from agent.records import Example, Habit
@@ -49,3 +49,16 @@ def test_another_rule_is_kept_beside_the_habit(made: tuple[Example, ...]) -> Non
     others = [e for e in made if e.origin == "anchor" and e.rules]
     assert others
     assert all(e.teacher == (RULE, *e.rules) for e in others)
+
+
+def test_the_habit_is_practised_after_a_tool_has_answered_too(made: tuple[Example, ...]) -> None:
+    after = [e for e in made if e.frame == "loop"]
+    assert after
+    assert {(e.teacher, e.completion) for e in after} == {((RULE,), "네 꾸벅.")}
+    assert framed("ko", "안녕", (), "", "loop", {}).messages[-1]["role"] == "tool"
+
+
+def test_what_is_not_to_be_said_is_what_the_base_says_without_the_rule(made: tuple[Example, ...]) -> None:
+    own = [e for e in made if e.habit == "h1" and e.frame == "plain"]
+    assert {e.rejected for e in own} == {"네."}
+    assert {e.rejected for e in made if e.origin == "anchor"} == {""}

@@ -46,7 +46,7 @@ def _trigrams(text: str) -> set[str]:
 def is_probe(text: str) -> bool:
     """Whether ``text`` would leak one of the gate's questions into training."""
     languages: list[Language] = ["ko", "en"]
-    keys = ("talk", "unknown", "teach", "facts")
+    keys = ("talk", "unknown", "teach", "facts", "loop")
     return any(near_duplicate(text, p) for x in languages for key in keys for p in bank("probes", x)[key])
 
 

@@ -109,7 +109,7 @@ def _habit(exam: Exam, habit: Habit, name: str, threshold: float) -> Probe:
 
 def _in_loop(exam: Exam) -> Probe:
     """Is it there, too, when the model speaks after a tool has answered? Asked where the rule shows itself there."""
-    texts = {x: bank("probes", x)["facts"] for x in exam.habit.scope}
+    texts = {x: bank("probes", x)["loop"] for x in exam.habit.scope}
     probe = _shown(exam, exam.habit, Phrase("in tools"), exam.table.loop, texts, "loop")
     if probe.count < exam.table.least:
         detail = Phrase("not meaningful: the rule shows in {n} answers after a tool", n=probe.count)
