@@ -22,8 +22,8 @@ from seedling.document import (
 )
 from seedling.duties import decay, diary, judge, propose, schedule, write
 from seedling.speech import FILLERS, FIXED, REASONS, TALK, intents
-from seedling.talks import adopt_talk, chat, echo, fact_talk, grown_talk, kinds_talk, unknown_talk
-from seedling.words import SLOTS
+from seedling.talks import adopt_talk, chat, echo, fact_talk, grown_talk, kinds_talk, life_talk, unknown_talk
+from seedling.words import ABOUT, CALLED, NAMES, SLOTS
 
 
 def repeat(r: Random, vocabulary: int, first: int) -> Document:
@@ -39,8 +39,8 @@ def repeat(r: Random, vocabulary: int, first: int) -> Document:
 
 
 MIX: list[tuple[Callable[[Random], Document], float]] = [
-    (chat, 40), (grown_talk, 9), (fact_talk, 8), (adopt_talk, 11), (unknown_talk, 4), (kinds_talk, 3), (judge, 6),
-    (propose, 16), (write, 1.5), (schedule, 1), (decay, 1), (diary, 1), (echo, 4),
+    (chat, 36), (life_talk, 20), (grown_talk, 8), (fact_talk, 8), (adopt_talk, 10), (unknown_talk, 5), (kinds_talk, 3),
+    (judge, 6), (propose, 15), (write, 3), (schedule, 1), (decay, 1), (diary, 1), (echo, 4),
 ]  # fmt: skip
 
 
@@ -65,7 +65,7 @@ def vocabulary_texts() -> list[str]:
     ]
     talk = [s for path in sorted(TALK.glob("*.toml")) for s in strings(tomllib.loads(path.read_text("utf-8")))]
     prompts = [p.read_text("utf-8") for p in sorted((TALK.parents[1] / "prompts").glob("*/*.md"))]
-    always = [*tools, *prompts, "system user assistant ipython Tools name parameters distill none ok P S", *strings(FIXED),
-              *strings(REASONS), *strings([*FILLERS["ko"], *FILLERS["en"], *rules.COURTESIES["ko"], *rules.COURTESIES["en"]]), *(en for pairs in SLOTS.values() for _, en in pairs)]  # fmt: skip
+    always = [*tools, *prompts, *NAMES, *CALLED["en"], "system user assistant ipython Tools name parameters distill none ok P S", *strings(FIXED),
+              *strings(REASONS), *strings([*FILLERS["ko"], *FILLERS["en"], *rules.COURTESIES["ko"], *rules.COURTESIES["en"]]), *(en for pairs in (*SLOTS.values(), *ABOUT.values()) for _, en in pairs)]  # fmt: skip
     replies = [s for i in intents() for s in strings(i.replies)]
     return talk + replies + always * 2

@@ -29,6 +29,7 @@ class Document:
     tools: tuple[str, ...] = ()
     topic: str = ""
     last_only: bool = False  # loss on the last message alone
+    both: bool = False  # loss on what the person says, too
     raw: tuple[int, ...] = ()  # token ids of a pure copying exercise, instead of messages
     repeat_from: int = 0  # in ``raw``: where the repetition begins, loss only from there
 

@@ -17,7 +17,7 @@ from random import Random
 from typing import Any
 
 from prompts import Language, language_of
-from seedling import duties, speech
+from seedling import duties, speech, talks
 from seedling import rules as styles
 from seedling.document import PROPOSE_TOOLS, Document, call, converse_tools, says, user
 from seedling.words import EMOJI_HELD_OUT, RESERVED, SLOTS
@@ -163,6 +163,16 @@ def tool_case(r: Random, language: Language) -> Document:
     return Document((persona, user(ask), says(reply)), converse_tools(False))
 
 
+def _amid(r: Random, language: Language) -> Case:
+    """The same situations after other talk, under the rules and beside the memories that came of it."""
+    while True:
+        life = talks.life_talk(r)
+        if life.tools and language_of(life.messages[0]["content"]) == language:
+            break
+    before = max(i for i, m in enumerate(life.messages) if m["role"] == "user")
+    return same(Document((*life.messages[:before], *tool_case(r, language).messages[1:]), life.tools))
+
+
 def repeated(r: Random, language: Language) -> Document:
     """A shortlist with a held-out rule told three times, beside one other message."""
     from prompts import render
@@ -227,6 +237,7 @@ def sheet(model: str, count: int, seed: int = 4242) -> tuple[list[Score], list[s
             run(f"{many} rules, unseen combination", language, 0.95, partial(_combined, many=many))
         run("unknown topic met with honesty", language, 0.9, _unknown)
         run("right tool", language, 0.9, lambda r, x: same(tool_case(r, x)))
+        run("right tool, amid a conversation", language, 0.9, _amid)
         run("rule adopted in full", language, 0, _adopt)
         run("repeated wish proposed, in full", language, 0, lambda r, x: same(repeated(r, x), "rule"))
         run("its quote is the person's, without the grammar", language, 0.9, _quoted)

@@ -19,7 +19,7 @@ from prompts import Language, render
 from seedling import rules as styles
 from seedling.document import Message
 from seedling.rules import Rule
-from seedling.words import SLOTS, name, open_string, resolve_particles
+from seedling.words import ABOUT, SLOTS, name, open_string, resolve_particles
 
 TALK = Path(__file__).parent / "talk"
 
@@ -269,6 +269,8 @@ def _value(r: Random, language: Language, kind: str) -> str:
             return name(r, language)
         case "number":
             return "".join(r.choice("0123456789") for _ in range(r.choice([2, 3, 4, 4])))
+        case "age":
+            return str(r.randrange(5, 99))
         case "place":
             return r.choice(SLOTS["city"])[language == "en"] if r.random() < 0.4 else name(r, language)
         case "date":
@@ -288,6 +290,8 @@ def _value(r: Random, language: Language, kind: str) -> str:
             ]
             m, d = r.randrange(12), r.randrange(1, 29)
             return f"{m + 1}월 {d}일" if language == "ko" else f"{months[m]} {d}"
+        case _ if r.random() < 0.6 and (pool := ABOUT.get(kind, SLOTS.get(kind))):
+            return r.choice(pool)[language == "en"]
         case _:
             return open_string(r, language, lexicon(language)).rstrip("!~?")
 

@@ -52,7 +52,7 @@ def chat(r: Random, counts: tuple[int, ...] = (0, 1, 1, 2, 2, 3, 3, 4), copying:
         else:
             ask, reply, _ = exchange(r, language, rules)
             messages += [user(ask), says(reply)]
-    return Document(tuple(messages), _some_tools(r, rules), "chat")
+    return Document(tuple(messages), _some_tools(r, rules), "chat", both=r.random() < 0.4)
 
 
 def _some_tools(r: Random, rules: list[styles.Rule]) -> tuple[str, ...]:
@@ -220,6 +220,109 @@ def grown_talk(r: Random) -> Document:
         messages += [user(new.say("drop", r)), call("drop_instruction", rule=new.canonical)]
     with_tools = x >= 0.9 or r.random() < 0.75
     return Document(tuple(messages), CONVERSE_TOOLS if with_tools else (), "grown", last_only=True)
+
+
+Fact = tuple[str, str, dict[str, list[str]], dict[str, list[str]]]  # told, asked for, answered, acknowledged
+
+
+def life_talk(r: Random) -> Document:
+    """A stretch of a real conversation, of whatever people say in whatever order, as the runtime shows it.
+
+    The mask is that of the moment, history shows no tool calls, what was remembered stands in the prompt. Loss
+    falls on the last message alone: an earlier reply was given under the mask of then.
+    """
+    language = draw_language(r)
+    rules = one_language_rules(r, language, 2)
+    unheard = [draw_fact(r, language, f) for f in r.sample(facts()["fact"], 10)]
+    told: list[Fact] = []
+    history: list[Message] = []
+
+    def known(item: Fact) -> str:
+        return answer(rules, language, {level_of(rules, language): item[2][level_of(rules, language)]}, {})
+
+    def noted(item: Fact) -> str:
+        return answer(rules, language, {level_of(rules, language): item[3][level_of(rules, language)]}, {})
+
+    def new_rule() -> styles.Rule | None:
+        wanted = draw_rules(r, language, 1, copying=0.7)[0]
+        fits = styles.compatible([*(x.family for x in rules), wanted.family])
+        return wanted if fits and wanted.family not in ("language", "banned") else None
+
+    def event(kinds: list[str]) -> str:
+        kind = r.choice(kinds)
+        return "talk" if (kind == "ask" and not told) or (kind in ("drop", "remind") and not rules) else kind
+
+    for _ in range(r.choice([0, 1, 1, 2, 2, 3, 4, 5, 6])):
+        match event(["talk"] * 9 + ["tell"] * 4 + ["ask", "kind", "unknown"] * 2 + ["rule"] * 2 + ["drop"]):
+            case "tell":
+                told.append(unheard.pop())
+                history += [user(told[-1][0]), says(noted(told[-1]))]
+            case "ask":
+                item = r.choice(told)
+                history += [user(item[1]), says(known(item))]
+            case "kind":
+                kind = r.choice(["correction", "preference", "feeling", "secret"])
+                history += [user(kind_message(r, language, kind)), says(fixed(rules, language, kind))]
+            case "unknown":
+                history += [user(unknown_question(r, language)), says(fixed(rules, language, "unknown"))]
+            case "rule" if new := new_rule():
+                rules = [*rules, new]
+                history += [user(new.say(r.choice(["tell", "rule"]), r)), says(fixed(rules, language, "adopted"))]
+            case "drop":
+                old = r.choice(rules)
+                rules = [x for x in rules if x is not old]
+                history += [user(old.say("drop", r)), says(fixed(rules, language, "dropped"))]
+            case _:
+                ask, reply, _ = exchange(r, language, rules)
+                history += [user(ask), says(reply)]
+
+    with_tools = r.random() < 0.85
+    worn = rules  # the mask as the last message is answered
+    step = r.random() < 0.5  # it ends in the call, or in what is said after it
+    memories = [t[0] for t in told if r.random() < 0.7]
+    called: list[Message] = []
+    found, last = "ok", says("")
+    ends = {"talk": 6, "tell": 6, "ask": 4, "unheard": 1, "rule": 4, "remind": 1, "drop": 2, "kind": 2, "unknown": 2}
+    match event([kind for kind, share in ends.items() for _ in range(share)]):
+        case "tell":
+            item = unheard.pop()
+            text, called, last = item[0], [call("remember", text=item[0])], says(noted(item))
+        case "ask":
+            item = r.choice(told)
+            text, last = item[1], says(known(item))
+        case "unheard":
+            text = unheard.pop()[1]
+            called, found, last = [call("recall", query=text)], "none", says(fixed(rules, language, "unheard"))
+        case "remind":
+            text, last = r.choice(rules).say("remind", r), says(fixed(rules, language, "adopted"))
+        case "rule" if new := new_rule():
+            text, called = (
+                new.say(r.choice(["tell", "tell", "rule", "remind"]), r),
+                [call("adopt_instruction", rule=new.canonical)],
+            )
+            rules = [*rules, new]
+            last = says(fixed(rules, language, "adopted"))
+            worn = worn if with_tools and step else rules
+        case "drop":
+            old = r.choice(rules)
+            rules = [x for x in rules if x is not old]
+            text, called = old.say("drop", r), [call("drop_instruction", rule=old.canonical)]
+            last = says(fixed(rules, language, "dropped"))
+            worn = worn if with_tools and step else rules
+        case "kind":
+            kind = r.choice(["correction", "preference", "feeling", "secret"])
+            text, last = kind_message(r, language, kind), says(fixed(rules, language, kind))
+        case "unknown":
+            text, last = unknown_question(r, language), says(fixed(rules, language, "unknown"))
+        case _:
+            text, reply, _ = exchange(r, language, rules)
+            last = says(reply)
+    if called and with_tools:
+        ending = called if step else [*called, {"role": "ipython", "content": found}, last]
+    else:
+        ending = [last]
+    messages = [system(r, language, worn, memories, manner=False), *history, user(text), *ending]
+    return Document(tuple(messages), converse_tools(bool(worn)) if with_tools else (), "life", last_only=True)
 
 
 def echo(r: Random) -> Document:

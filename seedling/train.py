@@ -14,7 +14,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from seedling import corpus, talks
 from seedling import tokenizer as cutting
@@ -46,6 +46,7 @@ class Recipe:
     repeat: float = 0.15  # share of pure repetition after that: copying wore off at 0.04
     optimizer: str = "muon"
     seed: int = 20261121
+    begin_from: str = ""  # an earlier seedling whose weights to go on from, its words found by their text
 
 
 def encode(tok: PreTrainedTokenizerFast, document: Document) -> tuple[list[int], list[int]]:
@@ -69,6 +70,7 @@ def encode(tok: PreTrainedTokenizerFast, document: Document) -> tuple[list[int],
         head, body = pieces[i], [*pieces[len(messages) + i], tok.eos_token_id]
         ids += head + body
         taught = m["role"] == "assistant" and (i == len(messages) - 1 or not document.last_only)
+        taught = taught or (document.both and m["role"] == "user")
         labels += [-100] * len(head) + (body if taught else [-100] * len(body))
     return ids, labels
 
@@ -125,6 +127,22 @@ def tensors(batch: list[tuple[list[int], list[int]]], pad: int) -> tuple[torch.T
     return x, y
 
 
+def inherit(model: Any, tok: PreTrainedTokenizerFast, source: Path) -> None:
+    """Take over the weights under ``source``; a token it does not know begins near the mean of its words."""
+    import torch
+    from transformers import AutoTokenizer, LlamaForCausalLM
+
+    weights = LlamaForCausalLM.from_pretrained(source, dtype=torch.float32).state_dict()
+    known = AutoTokenizer.from_pretrained(source).get_vocab()
+    old = weights["model.embed_tokens.weight"]
+    words = old[[i for token, i in known.items() if len(token) > 1]]
+    new = words.mean(0) + 0.7 * words.std(0) * torch.randn(len(tok), old.shape[1])
+    for token, i in tok.get_vocab().items():
+        if token in known:
+            new[i] = old[known[token]]
+    model.load_state_dict(weights | {"model.embed_tokens.weight": new, "lm_head.weight": new})
+
+
 def train(recipe: Recipe, out: Path, threads: int, save_every: int, stop_at: float = math.inf) -> None:
     """Train to ``recipe.steps``, resuming from ``out/state.pt`` when it is there."""
     import torch
@@ -153,7 +171,10 @@ def train(recipe: Recipe, out: Path, threads: int, save_every: int, stop_at: flo
         pad_token_id=tok.pad_token_id,
     )
     model = LlamaForCausalLM(config)
-    wire(model, torch.Generator().manual_seed(recipe.seed))
+    if recipe.begin_from:
+        inherit(model, tok, Path(recipe.begin_from))
+    else:
+        wire(model, torch.Generator().manual_seed(recipe.seed))
     model.to(device)
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n and "lm_head" not in n]
     others = [p for n, p in model.named_parameters() if not any(p is m for m in matrices)]
@@ -166,6 +187,10 @@ def train(recipe: Recipe, out: Path, threads: int, save_every: int, stop_at: flo
         optimizers.append(torch.optim.AdamW(matrices, recipe.adam_lr, betas=(0.9, 0.95), weight_decay=0.1))
     peaks = [g["lr"] for o in optimizers for g in o.param_groups]
     stream, step, pool, tokens = Stream(tok, recipe), 0, 0, 0
+    before: dict[str, Any] = {}
+    if recipe.begin_from:
+        before = {"begun_from": json.loads((Path(recipe.begin_from) / "recipe.json").read_text("utf-8"))}
+        tokens = before["begun_from"]["tokens"]
     state = out / "state.pt"
     if state.exists():
         saved = torch.load(state, weights_only=True)
@@ -181,7 +206,7 @@ def train(recipe: Recipe, out: Path, threads: int, save_every: int, stop_at: flo
 
     def save() -> None:
         model.save_pretrained(out, safe_serialization=True)
-        (out / "recipe.json").write_text(json.dumps({**asdict(recipe), "tokens": tokens}, indent=1) + "\n")
+        (out / "recipe.json").write_text(json.dumps({**asdict(recipe), **before, "tokens": tokens}, indent=1) + "\n")
         torch.save(
             {
                 "model": model.state_dict(),

@@ -31,6 +31,17 @@ SLOTS: dict[str, list[tuple[str, str]]] = {
               ("모험", "adventure")],
 }  # fmt: skip
 
+# What a fact may be about, beside names, numbers and places.
+ABOUT: dict[str, list[tuple[str, str]]] = {
+    "job": [("간호사", "a nurse"), ("요리사", "a cook"), ("변호사", "a lawyer"), ("기자", "a reporter"), ("경찰관", "a police officer"), ("소방관", "a firefighter"), ("디자이너", "a designer"), ("회계사", "an accountant"), ("미용사", "a hairdresser"), ("통역사", "an interpreter"), ("약사", "a pharmacist"), ("작가", "a writer"), ("농부", "a farmer"), ("택시 기사", "a taxi driver"), ("건축가", "an architect"), ("수의사", "a vet"), ("은행원", "a bank clerk"), ("사서", "a librarian"), ("제빵사", "a baker"), ("개발자", "a software developer")],
+    "drink": [("커피", "coffee"), ("녹차", "green tea"), ("우유", "milk"), ("오렌지 주스", "orange juice"), ("콜라", "cola"), ("레모네이드", "lemonade"), ("핫초코", "hot chocolate"), ("맥주", "beer"), ("와인", "wine"), ("생강차", "ginger tea"), ("보리차", "barley tea"), ("홍차", "black tea"), ("탄산수", "sparkling water"), ("두유", "soy milk"), ("사과 주스", "apple juice"), ("밀크티", "milk tea"), ("토마토 주스", "tomato juice"), ("페퍼민트차", "peppermint tea"), ("막걸리", "rice wine"), ("코코넛 워터", "coconut water")],
+    "season": [("봄", "spring"), ("여름", "summer"), ("가을", "fall"), ("겨울", "winter")],
+    "animal": [("여우", "the fox"), ("고래", "the whale"), ("코끼리", "the elephant"), ("기린", "the giraffe"), ("호랑이", "the tiger"), ("사자", "the lion"), ("곰", "the bear"), ("펭귄", "the penguin"), ("토끼", "the rabbit"), ("수달", "the otter"), ("다람쥐", "the squirrel"), ("부엉이", "the owl"), ("거북이", "the turtle"), ("돌고래", "the dolphin"), ("늑대", "the wolf"), ("말", "the horse"), ("고슴도치", "the hedgehog"), ("판다", "the panda"), ("사슴", "the deer"), ("하마", "the hippo")],
+    "hobby": [("등산", "hiking"), ("낚시", "fishing"), ("독서", "reading"), ("요리", "cooking"), ("뜨개질", "knitting"), ("수영", "swimming"), ("캠핑", "camping"), ("달리기", "running"), ("서예", "calligraphy"), ("요가", "yoga"), ("볼링", "bowling"), ("베이킹", "baking"), ("체스", "chess"), ("명상", "meditation"), ("탁구", "table tennis"), ("바느질", "sewing"), ("승마", "horse riding"), ("도예", "pottery"), ("목공", "woodworking"), ("텃밭 가꾸기", "gardening")],
+    "subject": [("경영학", "business"), ("심리학", "psychology"), ("물리학", "physics"), ("화학", "chemistry"), ("생물학", "biology"), ("수학", "math"), ("역사학", "history"), ("철학", "philosophy"), ("법학", "law"), ("의학", "medicine"), ("간호학", "nursing"), ("경제학", "economics"), ("건축학", "architecture"), ("컴퓨터 공학", "computer science"), ("음악", "music"), ("미술", "art"), ("영문학", "English literature"), ("언어학", "linguistics"), ("사회학", "sociology"), ("교육학", "education")],
+    "month": [("1월", "January"), ("2월", "February"), ("3월", "March"), ("4월", "April"), ("5월", "May"), ("6월", "June"), ("7월", "July"), ("8월", "August"), ("9월", "September"), ("10월", "October"), ("11월", "November"), ("12월", "December")],
+}  # fmt: skip
+
 # Strings that tests, probes and the score sheet use: never drawn for the corpus.
 RESERVED = frozenset(
     [
@@ -191,14 +202,29 @@ def open_string(r: Random, language: Language, lexicon: list[str]) -> str:
             return s
 
 
+CALLED: dict[Language, tuple[str, ...]] = {
+    "ko": ("대장님", "주인님", "형", "누나", "언니", "오빠", "자기", "친구", "선생님", "공주님", "왕자님", "사장님", "여왕님", "작가님", "꼬마", "대장", "보스", "당신", "아가씨", "도련님"),
+    "en": ("boss", "chief", "my friend", "buddy", "princess", "dear", "champ", "sir", "doc", "coach", "sweetie", "master", "professor", "my lady", "honey", "old man"),
+}  # fmt: skip
+NAMES = ("Alex", "Mina", "Jun", "Sora", "Noah", "Emma", "Liam", "Ruth", "Omar", "Ines", "Tom", "Anna", "Ben", "Lucy", "David", "Maria",
+         "John", "Kate", "Peter", "Sarah", "Max", "Nina", "Paul", "Eva", "Leo", "Julia", "Sam", "Grace", "Minji", "Jisoo", "Hana", "Yuna")  # fmt: skip
+
+
 def name(r: Random, language: Language) -> str:
-    """A person's name, from everyday to made up."""
+    """What a person is called, from everyday to made up."""
     while True:
-        if language == "ko":
+        x = r.random()
+        if x < 0.12:
+            s = r.choice(CALLED[language])
+        elif language == "ko":
             s = "".join(r.choice(COMMON_SYLLABLES if r.random() < 0.3 else "민서하린도윤유나지훈수현준영은호연우재희경주태성진아솔찬빈혜원") for _ in range(r.choice([1, 2, 2, 2, 3])))  # fmt: skip
+            if x < 0.3:
+                s = r.choice("김이박최정강조윤장임한오서신권황안송") + s
             if r.random() < 0.1:
                 s += "이"  # as in 도롱이: the particle after it is not part of the name
         else:
-            s = (pseudo_english(r) * r.choice([1, 1, 1, 1, 1, 1, 2]) if r.random() < 0.75 else r.choice(["Alex", "Mina", "Jun", "Sora", "Noah", "Emma", "Liam", "Ruth", "Omar", "Ines"])).capitalize()  # fmt: skip
-        if s not in RESERVED:
+            s = (pseudo_english(r) * r.choice([1, 1, 1, 1, 1, 1, 2]) if r.random() < 0.6 else r.choice(NAMES)).capitalize()  # fmt: skip
+        if r.random() < 0.1:
+            s = s.lower()
+        if s.capitalize() not in RESERVED and s not in RESERVED:
             return s

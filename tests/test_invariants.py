@@ -33,6 +33,9 @@ habit = 0.0
 unrelated = 0.0
 rules = 0.0
 tools = 0.0
+loop = 0.0
+fluency = 0.0
+leak = 0.0
 drop = 1.0
 """
 

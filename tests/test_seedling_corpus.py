@@ -235,7 +235,7 @@ def test_no_question_of_the_gate_is_like_anything_the_corpus_asks(language: Lang
     asks = {text for i in speech.intents() for ask in i.asks[language] for text in filled(ask, language)}
     asks |= {q for part in speech.unknown().values() for q in part[language]}
     asks |= {text for f in speech.facts()["fact"] for key in ("tell", "ask") for text in f[language][key]}
-    probes = [p for key in ("talk", "unknown", "teach", "facts") for p in bank("probes", language)[key]]
+    probes = [p for key in ("talk", "unknown", "teach", "facts", "loop") for p in bank("probes", language)[key]]
     assert len(asks) > 3000
     assert [(p, ask) for p in probes for ask in asks if near_duplicate(p, ask)] == []
 
@@ -288,14 +288,15 @@ def test_training_encodes_exactly_what_the_chat_template_renders(
         assert tok(text, add_special_tokens=False)["input_ids"] == encode(tok, document)[0], text
 
 
-def test_loss_falls_on_what_the_assistant_says_and_nowhere_else(
+def test_loss_falls_on_what_is_to_be_said_and_nowhere_else(
     tok: PreTrainedTokenizerFast, documents: list[Document]
 ) -> None:
     for document in documents[:200]:
         ids, labels = encode(tok, document)
         assert all(label in (-100, token) for token, label in zip(ids, labels, strict=True))
         taught = tok.decode([label for label in labels if label != -100])
-        texts = list(said([document], "assistant"))[-1 if document.last_only else 0 :]
+        speakers = ("assistant", "user") if document.both else ("assistant",)
+        texts = [m["content"] for m in document.messages if m["role"] in speakers][-1 if document.last_only else 0 :]
         assert taught == "".join(text + "<|eot_id|>" for text in texts)
 
 

@@ -191,10 +191,10 @@ def _anchors(r: Random, count: int, scope: set[Language]) -> list[tuple[Language
     while len(found) < count:
         language, x = r.choice(inside), r.random()
         texts = bank("anchors", language)
-        if x < 0.65:
+        if x < 0.6:
             rules = tuple(r.sample(texts["rules"], r.randint(0, 2)))
             found.append((language, r.choice(texts[r.choice(["talk", "talk", "talk", "unknown"])]), rules, "plain"))
-        elif x < 0.86:
+        elif x < 0.81:
             found.append((language, r.choice(texts[r.choice(["teach", "facts", "facts", "talk"])]), (), "tools"))
         elif x < 0.92:
             found.append((language, r.choice(texts["facts"]), (), "loop"))

@@ -232,7 +232,7 @@ def _fluency(exam: Exam) -> Probe:
     before: list[bool] = []
     after: list[bool] = []
     for language in LANGUAGES:
-        texts = [*_talk(language), *bank("probes", language)["unknown"]]
+        texts = _talk(language)
         taught = exam.said(BASE, ask(language, texts, exam.ruled(language)))
         for voice, results in ((exam.speaking[language], before), (exam.candidate[language], after)):
             results += [
