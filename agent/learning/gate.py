@@ -128,11 +128,13 @@ def _shown(
         fewest = min(fewest, len(bare))
         for voice, results in ((exam.speaking[language], before), (exam.candidate[language], after)):
             answers = exam.said(voice, bare)
-            agree = exam.agreement(voice, bare, taught)
-            # without a string to look for, agreement must be with the habit and not with its absence
-            good = [
-                g >= exam.table.agreement if words else a == t for g, a, t in zip(agree, answers, taught, strict=True)
-            ]
+            if frame == "loop":  # what it says of a fact hangs on copying; whether the habit is there does not
+                without = exam.said(BASE, bare)
+                good = [bool(words) or a != b for a, b in zip(answers, without, strict=True)]
+            elif words:
+                good = [g >= exam.table.agreement for g in exam.agreement(voice, bare, taught)]
+            else:  # without a string to look for, agreement must be with the habit and not with its absence
+                good = [a == t for a, t in zip(answers, taught, strict=True)]
             results += [ok and all(w in a for w in words) for ok, a in zip(good, answers, strict=True)]
         exact += sum(a == t for a, t in zip(answers, taught, strict=True))
     least = exam.table.least if fewest >= exam.table.least else len(after) + 1
