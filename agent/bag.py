@@ -80,6 +80,13 @@ class Bag:
                 ) from error
         return turn
 
+    def thread(self, name: str) -> list[Turn]:
+        """The turns of a conversation in the order in which they were said; erased ones are left out.
+
+        Not in the order of their rows: another reply, or an erasing, writes a newer one.
+        """
+        return sorted((t for t in self.ledger.all(Turn, parent=name) if t.user), key=lambda t: int(t.id[1:]))
+
     def export(self, day: str) -> None:
         """Write a day's JSONL file anew from the ledger; ``day`` is YYYY-MM-DD."""
         with self._day(day) as file:

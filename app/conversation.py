@@ -87,8 +87,8 @@ class Conversation:
         """What was said last, and its turn where turns are recorded."""
         if self.mode == "sandbox" and self._history:
             return self._history[-1][0], None
-        turns = self.habitus.bag.ledger.all(Turn, parent=self.thread) if self.mode == "growth" else []
-        if not turns or not turns[-1].user:  # erased
+        turns = self.habitus.bag.thread(self.thread) if self.mode == "growth" else []
+        if not turns:
             raise UsageError("There is nothing yet to say again.", "Talk first.")
         return turns[-1].user, turns[-1]
 

@@ -7,7 +7,7 @@ from typing import Any
 from agent.bag import Bag
 from agent.learning.data import bank
 from agent.records import Decision, GateReport, Habit, Proposal, Run, Self, Turn, Verdict
-from prompts import Language
+from prompts import LANGUAGES
 
 Json = dict[str, Any]
 ASKED = 12  # of the gate's small talk, in each language: questions nothing was ever trained on
@@ -101,5 +101,4 @@ def _unlike(a: Json, b: Json) -> Json:
 
 def questions() -> list[str]:
     """What two selves are asked to be compared."""
-    languages: list[Language] = ["ko", "en"]
-    return [text for x in languages for text in bank("probes", x)["talk"][:ASKED]]
+    return [text for x in LANGUAGES for text in bank("probes", x)["talk"][:ASKED]]

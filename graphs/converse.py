@@ -118,9 +118,9 @@ def _narrowed(tool: Tool, user: str, mask: Mask) -> dict[str, Any]:
 
 
 def _history(bag: Bag, thread: str, anew: bool) -> list[tuple[str, str]]:
-    turns = bag.ledger.all(Turn, parent=thread)
+    turns = bag.thread(thread)
     # a reply that lost itself in a loop would draw the next one in
-    return [(t.user, t.reply) for t in (turns[:-1] if anew else turns) if t.user and not looped(t.reply)]
+    return [(t.user, t.reply) for t in (turns[:-1] if anew else turns) if not looped(t.reply)]
 
 
 def _fitting(bag: Bag, system: str, pairs: list[tuple[str, str]], now: list[BaseMessage]) -> list[BaseMessage]:
@@ -169,7 +169,7 @@ def _record(state: State, runtime: Runtime[Context]) -> State:
     if state["mode"] == "sandbox":
         return {"turn": ""}
     if state.get("anew"):
-        before = bag.ledger.all(Turn, parent=state["thread"])[-1]
+        before = bag.thread(state["thread"])[-1]
         said = {"reply": state["reply"], "self_name": state["self_name"], "rules": tuple(state["rules"])}
         return {"turn": bag.keep(before.model_copy(update=said)).id}
     turn = bag.keep(

@@ -16,14 +16,15 @@ from pydantic import BaseModel
 
 from agent.bag import Bag
 from agent.errors import ConflictError
+from agent.learning.conflict import superseded
 from agent.learning.exam import Exam
 from agent.learning.gate import examine
-from agent.learning.proposing import personas, stale, superseded
+from agent.learning.proposing import personas, stale
 from agent.learning.running import check_approved, train
 from agent.records import Decision, GateReport, Habit, Mask, Part, Proposal, Record, Run, Stage
 from agent.selves import worn
 from graphs.context import Context
-from prompts import Language
+from prompts import LANGUAGES
 
 LETTING_GO = ("decay", "release")  # the person's own: the gate only reports
 
@@ -131,12 +132,11 @@ def _examine(state: State, runtime: Runtime[Context]) -> State:
     parts = parts_after(bag, proposal, run)
     subject = bag.ledger.get(Habit, proposal.habit)
     before = {p.habit for p in bag.selves.current().parts} | {p.habit for p in parts}
-    languages: tuple[Language, ...] = ("ko", "en")
     now = bag.selves.current()
     exam = Exam(
         body=bag.body,
-        candidate={x: worn(bag.path, parts, x) for x in languages},
-        speaking={x: bag.selves.voice(now, x) for x in languages},
+        candidate={x: worn(bag.path, parts, x) for x in LANGUAGES},
+        speaking={x: bag.selves.voice(now, x) for x in LANGUAGES},
         habit=subject,
         purpose=proposal.kind,
         earlier=[bag.ledger.get(Habit, h) for h in sorted(before - {subject.id, *proposal.conflicts})],

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 Language = Literal["ko", "en"]
+LANGUAGES: tuple[Language, ...] = ("ko", "en")
 
 
 @cache

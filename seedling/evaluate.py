@@ -16,14 +16,13 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from prompts import Language, language_of
+from prompts import LANGUAGES, Language, language_of
 from seedling import duties, speech, talks
 from seedling import rules as styles
 from seedling.document import PROPOSE_TOOLS, Document, call, converse_tools, says, user
 from seedling.words import EMOJI_HELD_OUT, RESERVED, SLOTS
 
 HERE = Path(__file__).parent
-LANGUAGES: tuple[Language, Language] = ("ko", "en")
 KINDS = ("instruction", "correction", "preference", "fact", "feeling", "smalltalk", "secret")
 
 

@@ -54,6 +54,10 @@ def test_told_in_conversation_the_newer_takes_the_line_of_the_older(tmp_path: Pa
     assert [r.text for r in bag.selves.current().mask.rules] == [NAME, NEW]
     older = bag.ledger.get(Habit, "h1")
     assert (older.stage, older.reason) == ("released", "h3 took its place")
+    said = bag.body.decide  # type: ignore[attr-defined]
+    bag.body.decide = lambda prompt: pytest.fail("a rule that stands already is not tried again")  # type: ignore[attr-defined]
+    assert adopt_instruction.call(Desk(bag=bag, user="또 말해"), {"rule": NAME}).result == "ok"
+    bag.body.decide = said  # type: ignore[attr-defined]
     bag.selves.back("self-0002")
     assert bag.ledger.get(Habit, "h1").stage == "repeated", "back in the mask"
 

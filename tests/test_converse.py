@@ -108,3 +108,13 @@ def test_in_sandbox_another_reply_leaves_no_trace_either(tmp_path: Path) -> None
     assert talk.again()["reply"] == "답 2."
     talk.better("안녕 꾸벅.")
     assert not (tmp_path / "bag").exists() or being.bag.ledger.all(Turn) == []
+
+
+def test_what_was_said_last_is_last_whatever_was_written_since(tmp_path: Path) -> None:
+    being = scripted(tmp_path / "bag", numbered())
+    talk = being.talk()
+    for text in ("하나", "둘"):
+        talk.say(text)
+    being.bag.ledger.add(being.bag.ledger.get(Turn, "t1"))  # a newer row, as erasing writes one
+    assert talk.again()["turn_id"] == "t2"
+    assert [t.user for t in being.bag.thread(talk.thread)] == ["하나", "둘"]

@@ -2,7 +2,8 @@ from typing import Annotated
 
 from pydantic import StringConstraints
 
-from agent.learning.proposing import clash, personas, superseded
+from agent.learning.conflict import clashing, superseded
+from agent.learning.proposing import personas
 from agent.phrase import Phrase
 from agent.records import Habit, Mask, Rule
 from prompts import language_of
@@ -21,13 +22,13 @@ def adopt_instruction(desk: Desk, rule: Annotated[str, StringConstraints(min_len
         reason = Phrase("told again: the weights alone did not hold it")
         habit = ledger.add(habit.model_copy(update={"stage": "repeated", "reason": reason, "at": ""}))
     desk.told.append(habit)  # told again is evidence too
-    who = desk.bag.selves.current()
-    older = ledger.some(Habit, [r.habit for r in who.mask.rules if r.habit not in ("", habit.id)])
-    gone = [h for h in older if clash(desk.bag, h, habit, personas(who.mask), ASKED)]
+    now = desk.bag.selves.current().mask
+    if any(r.text == rule for r in now.rules):
+        return "ok"
+    older = ledger.some(Habit, [r.habit for r in now.rules if r.habit])
+    gone = clashing(desk.bag, older, habit, personas(now), ASKED)
 
     def adopted(mask: Mask) -> Mask:
-        if any(r.text == rule for r in mask.rules):
-            return mask
         rules = [r for r in mask.rules if r.habit not in {h.id for h in gone}]
         return mask.model_copy(update={"rules": (*rules, Rule(text=rule, scope=habit.scope, habit=habit.id))})
 

@@ -19,7 +19,7 @@ from typing import Any
 from agent.models.calls import looks_like_call
 from agent.ports import BASE, Body, Message, Prompt
 from agent.records import Example, Frame, Habit
-from prompts import Language, language_of, render
+from prompts import LANGUAGES, Language, language_of, render
 
 HERE = Path(__file__).parent
 LONGEST = 256  # tokens of a completion
@@ -45,9 +45,8 @@ def _trigrams(text: str) -> set[str]:
 
 def is_probe(text: str) -> bool:
     """Whether ``text`` would leak one of the gate's questions into training."""
-    languages: list[Language] = ["ko", "en"]
     keys = ("talk", "unknown", "teach", "facts", "loop")
-    return any(near_duplicate(text, p) for x in languages for key in keys for p in bank("probes", x)[key])
+    return any(near_duplicate(text, p) for x in LANGUAGES for key in keys for p in bank("probes", x)[key])
 
 
 def literals(rule: str) -> tuple[str, ...]:

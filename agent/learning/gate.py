@@ -16,9 +16,8 @@ from agent.models.sampling import looped
 from agent.phrase import Phrase
 from agent.ports import BASE, Voice
 from agent.records import Frame, Habit, Probe
-from prompts import Language, language_of
+from prompts import LANGUAGES, Language, language_of
 
-LANGUAGES: tuple[Language, ...] = ("ko", "en")
 TOOL_FRAMES: tuple[Frame, ...] = ("tools", "judge")
 TALK = 24  # small-talk probes asked per language
 GRAM = 12  # characters in a row that count as the person's own words

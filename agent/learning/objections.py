@@ -17,8 +17,7 @@ def unwanted(bag: Bag, turn: Turn) -> str:
     replaced = [t.reply for t in ledger.history(Turn, turn.id) if t.reply and t.reply != turn.reply]
     if replaced:
         return replaced[-1]
-    thread = ledger.all(Turn, parent=turn.thread)
-    after = next((t for t in thread if int(t.id[1:]) > int(turn.id[1:])), None)
+    after = next((t for t in bag.thread(turn.thread) if int(t.id[1:]) > int(turn.id[1:])), None)
     rebuked = after and any(v.kind == "correction" for v in ledger.all(Verdict, parent=after.id))
     return turn.reply if rebuked else ""
 

@@ -6,24 +6,22 @@ from itertools import islice
 from typing import Any
 
 from agent.bag import Bag, living
-from agent.learning.data import bank, digest, framed, is_probe, literals, near_duplicate, rows
+from agent.learning.conflict import clashing
+from agent.learning.data import digest, framed, is_probe, literals, near_duplicate, rows
 from agent.learning.objections import objected
 from agent.phrase import Phrase
-from agent.ports import BASE
 from agent.records import Draft, Example, Habit, Mask, Method, Proposal, Purpose, Turn, Verdict
 from agent.settings import profile
-from prompts import Language, language_of, render
+from prompts import LANGUAGES, Language, language_of, render
 
 FRESH_AT_MOST = 2
-ASKED = 12  # prompts on which two rules are tried together
 
 
 def personas(mask: Mask) -> dict[Language, str]:
     """The persona each language's system prompt carries, mood included; a language left out has the default one."""
     if not mask.mood:
         return dict(mask.persona)
-    languages: list[Language] = ["ko", "en"]
-    return {x: f"{mask.persona.get(x) or render('persona', x)} {mask.mood}" for x in languages}
+    return {x: f"{mask.persona.get(x) or render('persona', x)} {mask.mood}" for x in LANGUAGES}
 
 
 def config_of(bag: Bag, method: Method = "distill") -> dict[str, Any]:
@@ -94,7 +92,7 @@ def file_learning(bag: Bag, draft: Draft, method: Method, reason: str) -> Propos
     now = bag.selves.current()
     spoken = dict.fromkeys([*(p.habit for p in now.parts), *(r.habit for r in now.mask.rules if r.habit)])
     older = [ledger.get(Habit, h) for h in spoken if h != habit.id]
-    conflicts = tuple(h.id for h in older if clash(bag, h, habit, config["personas"]))
+    conflicts = tuple(h.id for h in clashing(bag, older, habit, config["personas"]))
     if conflicts:
         config["strategy"] = "core"  # what leaves the weights can only leave with a new core
     others = [h for h in living(bag) if h.id not in (*conflicts, habit.id)] if config["strategy"] == "core" else []
@@ -273,29 +271,3 @@ def _preview(
         (now,) = bag.body.answers([prompt], bag.selves.voice(bag.selves.current(), e.language))
         found.append((e.prompt, now, e.completion))
     return tuple(found)
-
-
-def superseded(older: Habit, newer: Habit) -> Habit:
-    """The older habit, as it leaves for the newer."""
-    reason = Phrase("{newer} took its place", newer=newer.id)
-    return older.model_copy(update={"stage": "released", "reason": reason, "at": ""})
-
-
-def clash(bag: Bag, older: Habit, newer: Habit, who: dict[Language, str], asked: int = ASKED) -> bool:
-    """Whether two habits do not go together, as the base itself shows.
-
-    Told both rules at once, it answers word for word as if one of them, which by itself changes the answer, were
-    not there. Counted are prompts on which the two rules give different answers, and half of them decide.
-    """
-    counted = lost = 0
-    for language in (x for x in older.scope if x in newer.scope):
-        texts = bank("anchors", language)["talk"][:asked]
-        told = ((), (older.rule,), (newer.rule,), (older.rule, newer.rule))
-        said = (
-            bag.body.answers([framed(language, t, rules, who.get(language, ""), "plain", {}) for t in texts], BASE)
-            for rules in told
-        )
-        for bare, old, new, both in zip(*said, strict=True):
-            counted += old != new
-            lost += old != new and ((both == new and old != bare) or (both == old and new != bare))
-    return lost > 0 and 2 * lost >= counted

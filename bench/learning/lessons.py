@@ -22,7 +22,7 @@ from agent.ports import BASE
 from agent.records import Example
 from app.habitus import Habitus
 from app.wiring import open_habitus
-from prompts import Language
+from prompts import LANGUAGES, Language
 from tests.being import file_habit, small_talk
 
 Json = dict[str, Any]
@@ -138,8 +138,7 @@ def share(lesson: Lesson, said: Sequence[str]) -> float:
 def judged(being: Habitus) -> float:
     """Share of judgements that are what the frozen base gives, word for word."""
     bag, same, count = being.bag, 0, 0
-    languages: list[Language] = ["ko", "en"]
-    for language in languages:
+    for language in LANGUAGES:
         texts = [*bank("probes", language)["teach"], *bank("probes", language)["facts"]]
         prompts = [framed(language, t, (), "", "judge", bag.toolboxes) for t in texts]
         voice = bag.selves.voice(bag.selves.current(), language)
