@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from agent.models.sampling import Sampler, bias_sequences, looped
+from agent.models.sampling import Sampler, bias_sequences, circling, looped
 from agent.settings import GREEDY, Sampling
 
 if TYPE_CHECKING:
@@ -186,3 +186,10 @@ def test_saying_the_same_over_and_over_is_a_loop(text: str) -> None:
 )
 def test_laughing_a_table_and_what_finds_its_way_back_are_none(text: str) -> None:
     assert not looped(text)
+
+
+def test_in_a_batch_only_the_rows_that_go_in_circles_stop() -> None:
+    circle = torch.arange(7).repeat(20)[:130]
+    straight = torch.arange(130)
+    late = torch.cat([straight[:60], circle[:70]])
+    assert circling(torch.stack([circle, straight, late])).tolist() == [True, False, False]

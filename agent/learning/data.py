@@ -17,6 +17,7 @@ from random import Random
 from typing import Any
 
 from agent.models.calls import looks_like_call
+from agent.models.sampling import looped
 from agent.ports import BASE, Body, Message, Prompt
 from agent.records import Example, Frame, Habit
 from prompts import LANGUAGES, Language, language_of, render
@@ -147,7 +148,9 @@ def rows(
     blank = _calling(blank, body, personas, tools)
     prompts = [framed(e.language, e.prompt, e.teacher, personas.get(e.language, ""), e.frame, tools) for e in blank]
     replies = body.answers(prompts, BASE, LONGEST)
-    whole = (reply and body.count(reply) < LONGEST for reply in replies)  # one cut short would teach to break off
+    whole = (
+        reply and body.count(reply) < LONGEST and not looped(reply) for reply in replies
+    )  # one cut short would teach to break off
     made = [e.model_copy(update={"completion": a}) for e, a, ok in zip(blank, replies, whole, strict=True) if ok]
     return _with_rejected(made, {h.id: h.rule for h in everyone}, body, personas, tools)
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from agent.bag import Toolboxes
 from agent.learning.data import LONGEST, framed
+from agent.models.sampling import looped
 from agent.ports import Body, Prompt, Voice
 from agent.records import Frame, Habit, Purpose
 from agent.settings import GateTable
@@ -56,7 +57,7 @@ class Exam:
 
     def ends(self, answer: str) -> bool:
         """Whether it came to an end by itself."""
-        return self.body.count(answer) < LONGEST
+        return self.body.count(answer) < LONGEST and not looped(answer)
 
     def ruled(self, language: Language) -> tuple[str, ...]:
         """The rules of every habit the candidate is to carry."""

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from agent.learning.data import bank, literals
 from agent.learning.exam import Exam, Question, ask
 from agent.models.calls import looks_like_call, parse
-from agent.models.sampling import looped
 from agent.phrase import Phrase
 from agent.ports import BASE, Voice
 from agent.records import Frame, Habit, Probe
@@ -237,7 +236,7 @@ def _fluency(exam: Exam) -> Probe:
         taught = exam.said(BASE, ask(language, texts, exam.ruled(language)))
         for voice, results in ((exam.speaking[language], before), (exam.candidate[language], after)):
             results += [
-                bool(a) and exam.ends(a) and not looped(a) and language_of(a) == language_of(t)
+                bool(a) and exam.ends(a) and language_of(a) == language_of(t)
                 for a, t in zip(exam.said(voice, ask(language, texts)), taught, strict=True)
                 if exam.ends(t)
             ]

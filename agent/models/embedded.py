@@ -10,15 +10,17 @@ import hashlib
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.errors import ModelError
 from agent.models.calls import looks_like_call
-from agent.models.sampling import Sampler, looped
+from agent.models.sampling import Sampler, circling, looped
 from agent.ports import BASE, Prompt, Voice
 
 if TYPE_CHECKING:
+    import torch
     from langchain_core.language_models import BaseChatModel
     from transformers import PreTrainedTokenizerFast
 
@@ -268,6 +270,7 @@ class EmbeddedBody:
                     top_k=None,
                     eos_token_id=sorted(self._stops),
                     pad_token_id=self.tok.pad_token_id,
+                    stopping_criteria=[partial(_circling, longest)],
                 )
                 for j, i in enumerate(batch):
                     found[i] = self.tok.decode(out[j, longest:], skip_special_tokens=True).strip()
@@ -352,6 +355,11 @@ class EmbeddedBody:
                 adapter=path.name,
                 reason=str(error).strip().splitlines()[0],
             ) from error
+
+
+def _circling(start: int, ids: torch.Tensor, scores: object, **kwargs: object) -> torch.Tensor:
+    """Stops, in a batch, the rows that go in circles after ``start``."""
+    return circling(ids[:, start:])
 
 
 def _stopped(text: str, stops: Sequence[str]) -> int:

@@ -23,6 +23,18 @@ def looped(text: str) -> bool:
     return False
 
 
+def circling(ids: torch.Tensor) -> torch.Tensor:
+    """``looped`` for tokens: which rows ``[rows]`` of ``ids [rows, tokens]`` have said the same for ``LEAST`` tokens."""
+    import torch
+
+    found = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+    if ids.shape[1] % 10 == 0:  # now and then is soon enough
+        for n in range(1, LEAST // TIMES + 1):
+            if ids.shape[1] >= LEAST + n:
+                found |= (ids[:, -LEAST:] == ids[:, -LEAST - n : -n]).all(-1)
+    return found
+
+
 def bias_sequences(tok: PreTrainedTokenizerFast, words: dict[str, float]) -> dict[tuple[int, ...], float]:
     """Token sequences that spell each word, at a text's start and after a space, with their bias.
 
