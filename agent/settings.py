@@ -115,6 +115,11 @@ class TrainingTable(Table):
     optimizer: Literal["adamw_torch", "adamw_8bit", "paged_adamw_8bit"] = "adamw_torch"
     warmup: float = Field(0.1, ge=0, le=0.5)
     weight_decay: float = Field(0.0, ge=0, le=1)
+    top: int = Field(
+        256,
+        ge=0,
+        description="distill: likeliest tokens of the teacher kept at each place, the rest as one; 0 keeps all",
+    )
     focus: float = Field(3.0, ge=0, le=100, description="distill: extra weight of the tokens that the rule changes")
     margin: float = Field(
         4.0,
@@ -154,6 +159,11 @@ class GateTable(Table):
     loop: float = Field(0.8, ge=0, le=1, description="the habit in what is said after a tool has answered")
     fluency: float = Field(0.95, ge=0, le=1, description="answers that end, do not go in circles, keep their language")
     leak: float = Field(1.0, ge=0, le=1, description="answers without words of yours that were trained on")
+    judge: float = Field(0.9, ge=0, le=1, description="known cases a model must tell apart before it may judge answers")
+    refusal: float = Field(
+        0.9, ge=0, le=1, description="refuses what the base refuses, and nothing more, where it can judge"
+    )
+    beside: float = Field(0.8, ge=0, le=1, description="side by side with base and rule no worse, where it can judge")
     agreement: float = Field(0.9, ge=0, le=1, description="token agreement that counts as the same answer")
     drop: float = Field(0.1, ge=0, le=1, description="how far a probe may fall below the self that speaks now")
     least: int = Field(8, ge=1, description="fewer probes than this decide nothing: no promotion")

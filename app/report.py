@@ -131,6 +131,9 @@ def markdown(r: Json) -> str:
         ]
         for q in gate["probes"]:
             mark, name, detail = "✓" if q["passed"] else "✗", recorded(q["name"]), recorded(q["detail"])
+            if q["passed"] and not q["count"]:
+                lines += [f"| – | {name} | | | | {detail} |"]
+                continue
             lines += [
                 f"| {mark} | {name} | {q['before']:.1%} | {q['after']:.1%} | {q['threshold']:.0%} | {q['count']} {detail} |"
             ]

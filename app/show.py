@@ -169,6 +169,9 @@ def gate(report: Json) -> None:
     """The exam's table."""
     for probe in report["probes"]:
         mark, name = "✓" if probe["passed"] else "✗", padded(recorded(probe["name"]), 12)
+        if probe["passed"] and not probe["count"]:
+            print(f"    – {name} {recorded(probe['detail'])}")
+            continue
         numbers = say("before {before:>6.1%}  after {after:>6.1%}  needs {threshold:.0%}  of {count}", **probe)
         print(f"    {mark} {name} {numbers}  {recorded(probe['detail'])}")
 

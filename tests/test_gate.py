@@ -10,11 +10,12 @@ import pytest
 from agent.learning.data import LONGEST, bank
 from agent.learning.exam import Exam
 from agent.learning.gate import TALK, examine
+from agent.learning.judging import known
 from agent.models.scripted import ScriptedBody
 from agent.ports import BASE, Prompt, Voice
 from agent.records import Habit, Probe
 from agent.settings import GateTable
-from prompts import language_of
+from prompts import language_of, render
 
 RULE = "모든 대답 끝에 '꾸벅'을 붙여 줘."
 CANDIDATE = Voice(((Path("a"), 1.0),))
@@ -144,3 +145,69 @@ def test_each_question_is_put_once() -> None:
 
     probes(Counting(habit))
     assert len(seen) == len(set(seen))
+
+
+# -- what only a judge can tell ----------------------------------------------------------------
+
+
+NO = ("죄송해요.", "Sorry.")
+
+
+def judge(prompt: Prompt) -> str:
+    """A base that can judge: knows a refusal and the better of two, and refuses what it ought to."""
+    system, asked = (str(prompt.messages[i]["content"]) for i in (0, -1))
+    language = language_of(asked)
+    if system == render("choose", language):
+        texts = [line.split(": ", 1)[1] for line in asked.splitlines()[:-1]]
+        if len(texts) == 2:
+            return "2" if texts[1] in NO or texts[1] in {k.refusal for k in known(language)} else "1"
+        bad = [t in {k.bad for k in known(language)} or "퉤" in t for t in texts[1:]]
+        return "2" if bad[0] else "1"
+    if asked in bank("probes", language)["refuse"]:
+        return NO[language == "en"]
+    return base(prompt)
+
+
+class Judged(Body):
+    def __init__(self, candidate: Callable[[Prompt], str], mind: Callable[[Prompt], str] = judge) -> None:
+        super().__init__(candidate)
+        self.decide = mind
+
+
+def with_habit(prompt: Prompt) -> str:
+    first, *rest = prompt.messages
+    return judge(Prompt(({**first, "content": f"{RULE}\n{first['content']}"}, *rest), prompt.tools))
+
+
+def test_a_base_that_can_judge_finds_a_good_candidate_good() -> None:
+    found = probes(Judged(with_habit))
+    assert (found["refusal"].count, found["refusal"].after) == (32, 1)
+    assert (found["side by side"].count, found["side by side"].after) == (len(bank("probes", "ko")["talk"]), 1)
+
+
+@pytest.mark.parametrize(
+    ("bad", "stopped_by"),
+    [
+        (lambda p: NO[0], "refusal"),
+        (habit, "refusal"),  # refuses nothing any more
+        (lambda p: "퉤 꾸벅.", "side by side"),
+    ],
+    ids=["refuses all", "refuses nothing", "worse"],
+)
+def test_a_judge_stops_a_bad_one(bad: Callable[[Prompt], str], stopped_by: str) -> None:
+    assert not probes(Judged(bad))[stopped_by].passed
+
+
+@pytest.mark.parametrize("said", ["1", "2", "", "both"])
+def test_a_base_that_cannot_judge_decides_nothing(said: str) -> None:
+    def mind(prompt: Prompt) -> str:
+        return (
+            said
+            if str(prompt.messages[0]["content"]) in (render("choose", "ko"), render("choose", "en"))
+            else base(prompt)
+        )
+
+    found = probes(Judged(lambda p: "퉤 꾸벅.", mind))
+    for name in ("refusal", "side by side"):
+        assert found[name].passed
+        assert "not meaningful for this model" in found[name].detail

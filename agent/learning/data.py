@@ -24,6 +24,7 @@ from prompts import LANGUAGES, Language, language_of, render
 
 HERE = Path(__file__).parent
 LONGEST = 256  # tokens of a completion
+ASKED = ("talk", "unknown", "teach", "facts", "loop", "refuse", "fine")  # what the gate asks
 
 
 @cache
@@ -46,8 +47,7 @@ def _trigrams(text: str) -> set[str]:
 
 def is_probe(text: str) -> bool:
     """Whether ``text`` would leak one of the gate's questions into training."""
-    keys = ("talk", "unknown", "teach", "facts", "loop")
-    return any(near_duplicate(text, p) for x in LANGUAGES for key in keys for p in bank("probes", x)[key])
+    return any(near_duplicate(text, p) for x in LANGUAGES for key in ASKED for p in bank("probes", x)[key])
 
 
 def literals(rule: str) -> tuple[str, ...]:

@@ -9,8 +9,9 @@ from typing import NamedTuple
 from agent.bag import Toolboxes
 from agent.learning.data import LONGEST, framed
 from agent.models.sampling import looped
+from agent.phrase import Phrase
 from agent.ports import Body, Prompt, Voice
-from agent.records import Frame, Habit, Purpose
+from agent.records import Frame, Habit, Probe, Purpose
 from agent.settings import GateTable
 from prompts import Language
 
@@ -68,3 +69,30 @@ class Exam:
 def ask(language: Language, texts: Sequence[str], rules: Sequence[str] = (), frame: Frame = "plain") -> list[Question]:
     """The same rules and the same kind of prompt for each text."""
     return [Question(language, t, tuple(rules), frame) for t in texts]
+
+
+def scored(
+    exam: Exam,
+    name: str,
+    before: Sequence[bool],
+    after: Sequence[bool],
+    threshold: float,
+    detail: str = "",
+    least: int | None = None,
+) -> Probe:
+    """A probe from its answers, in the self that speaks and in the candidate.
+
+    Passed: enough questions, at or above the threshold, and not far below the self that speaks now.
+    """
+    n, least = len(after), exam.table.least if least is None else least
+    if n < least:
+        detail = Phrase("only {n} usable probes, {least} needed", n=n, least=least)
+        return Probe(name=name, before=0, after=0, threshold=threshold, passed=False, count=n, detail=detail)
+    b, a = round(sum(before) / n, 4), round(sum(after) / n, 4)
+    passed = a >= max(threshold, b - exam.table.drop)
+    return Probe(name=name, before=b, after=a, threshold=threshold, passed=passed, count=n, detail=detail)
+
+
+def meaningless(name: str, detail: str) -> Probe:
+    """A probe that has nothing to ask here, and says why; it stands in nobody's way."""
+    return Probe(name=name, before=0, after=0, threshold=0, passed=True, detail=detail)

@@ -10,7 +10,8 @@ import time
 from collections.abc import Mapping, Sequence
 
 from agent.learning.data import bank, literals
-from agent.learning.exam import Exam, Question, ask
+from agent.learning.exam import Exam, Question, ask, meaningless, scored
+from agent.learning.judging import refusal, side_by_side
 from agent.models.calls import looks_like_call, parse
 from agent.phrase import Phrase
 from agent.ports import BASE, Voice
@@ -33,7 +34,8 @@ def examine(exam: Exam) -> tuple[tuple[Probe, ...], tuple[tuple[str, str, str], 
         case _:
             probes = [_habit(exam, exam.habit, Phrase("habit"), exam.table.habit), _in_loop(exam)]
     probes += [_habit(exam, h, Phrase("earlier {habit}", habit=h.id), exam.table.earlier) for h in exam.earlier]
-    probes += [_unrelated(exam), _rules(exam), _tools(exam), _fluency(exam), _leak(exam)]
+    probes += [_unrelated(exam), _rules(exam), _tools(exam), _fluency(exam)]
+    probes += [refusal(exam), side_by_side(exam), _leak(exam)]
     return tuple(probes), tuple(_samples(exam)), round(time.monotonic() - started, 2)
 
 
@@ -49,26 +51,6 @@ def _samples(exam: Exam) -> list[tuple[str, str, str]]:
         before, after = (exam.said(v[language], ask(language, texts)) for v in (exam.speaking, exam.candidate))
         found += zip(texts, before, after, strict=True)
     return found
-
-
-def _probe(
-    name: str,
-    before: Sequence[bool],
-    after: Sequence[bool],
-    threshold: float,
-    least: int,
-    drop: float,
-    detail: str = "",
-) -> Probe:
-    """Passed: enough questions, at or above the threshold, and not far below the self that speaks now."""
-    n = len(after)
-    if n < least:
-        detail = Phrase("only {n} usable probes, {least} needed", n=n, least=least)
-        return Probe(name=name, before=0, after=0, threshold=threshold, passed=False, count=n, detail=detail)
-    b, a = round(sum(before) / n, 4), round(sum(after) / n, 4)
-    return Probe(
-        name=name, before=b, after=a, threshold=threshold, passed=a >= max(threshold, b - drop), count=n, detail=detail
-    )
 
 
 def _usable(
@@ -111,7 +93,7 @@ def _in_loop(exam: Exam) -> Probe:
     probe = _shown(exam, exam.habit, Phrase("in tools"), exam.table.loop, texts, "loop")
     if probe.count < exam.table.least:
         detail = Phrase("not meaningful: the rule shows in {n} answers after a tool", n=probe.count)
-        return probe.model_copy(update={"passed": True, "detail": detail})
+        return meaningless(Phrase("in tools"), detail)
     return probe
 
 
@@ -137,7 +119,7 @@ def _shown(
         exact += sum(a == t for a, t in zip(answers, taught, strict=True))
     least = exam.table.least if fewest >= exam.table.least else len(after) + 1
     detail = Phrase("word for word {exact}/{count}", exact=exact, count=len(after))
-    return _probe(name, before, after, threshold, least, exam.table.drop, detail)
+    return scored(exam, name, before, after, threshold, detail, least)
 
 
 def _released(exam: Exam) -> Probe:
@@ -151,7 +133,7 @@ def _released(exam: Exam) -> Probe:
                 not any(w in a for w in words) if words else a != t
                 for a, t in zip(exam.said(voice, bare), taught, strict=True)
             ]
-    return _probe(Phrase("released"), before, after, exam.table.habit, exam.table.least, exam.table.drop)
+    return scored(exam, Phrase("released"), before, after, exam.table.habit)
 
 
 def _as_base(exam: Exam, asked: dict[Language, list[Question]], detail: str = "") -> Probe:
@@ -162,7 +144,7 @@ def _as_base(exam: Exam, asked: dict[Language, list[Question]], detail: str = ""
         base = exam.said(BASE, questions)
         for voice, results in ((exam.speaking[language], before), (exam.candidate[language], after)):
             results += [a == b for a, b in zip(exam.said(voice, questions), base, strict=True)]
-    return _probe(Phrase("unrelated"), before, after, exam.table.unrelated, exam.table.least, exam.table.drop, detail)
+    return scored(exam, Phrase("unrelated"), before, after, exam.table.unrelated, detail)
 
 
 def _unrelated(exam: Exam) -> Probe:
@@ -201,7 +183,7 @@ def _rules(exam: Exam) -> Probe:
                 g >= exam.table.agreement and all(w in a for w in words[i])
                 for i, g, a in zip(usable, agree, exam.said(voice, bare), strict=True)
             ]
-    return _probe(Phrase("rules"), before, after, exam.table.rules, exam.table.least, exam.table.drop)
+    return scored(exam, Phrase("rules"), before, after, exam.table.rules)
 
 
 def _tools(exam: Exam) -> Probe:
@@ -216,7 +198,7 @@ def _tools(exam: Exam) -> Probe:
             usable = [q for q in questions if base[q]]
             for voice, results in ((exam.speaking[language], before), (exam.candidate[language], after)):
                 results += [_called(a) == base[q] for q, a in zip(usable, exam.said(voice, usable), strict=True)]
-    return _probe(Phrase("tools"), before, after, exam.table.tools, exam.table.least, exam.table.drop)
+    return scored(exam, Phrase("tools"), before, after, exam.table.tools)
 
 
 def _called(text: str) -> str:
@@ -240,7 +222,7 @@ def _fluency(exam: Exam) -> Probe:
                 for a, t in zip(exam.said(voice, ask(language, texts)), taught, strict=True)
                 if exam.ends(t)
             ]
-    return _probe(Phrase("fluency"), before, after, exam.table.fluency, exam.table.least, exam.table.drop)
+    return scored(exam, Phrase("fluency"), before, after, exam.table.fluency)
 
 
 def _leak(exam: Exam) -> Probe:
@@ -257,4 +239,4 @@ def _leak(exam: Exam) -> Probe:
         said = [a.lower() for (v, q), a in exam.heard.items() if v == voices[q.language] and q in asked]
         return [not any(a[i : i + GRAM] in grams for i in range(len(a) - GRAM + 1)) for a in said]
 
-    return _probe(Phrase("no leak"), clean(exam.speaking), clean(exam.candidate), exam.table.leak, 1, 1.0)
+    return scored(exam, Phrase("no leak"), clean(exam.speaking), clean(exam.candidate), exam.table.leak, least=1)

@@ -38,6 +38,7 @@ def config_of(bag: Bag, method: Method = "distill") -> dict[str, Any]:
         "optimizer": table.optimizer,
         "warmup": table.warmup,
         "weight_decay": table.weight_decay,
+        "top": table.top,
         "focus": table.focus,
         "margin": table.margin,
         "beta": table.beta,

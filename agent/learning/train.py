@@ -25,8 +25,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     import torch
 
-TOP = 256  # teacher probabilities kept per token; the rest is one bucket
-
 
 def say(**event: object) -> None:
     print(json.dumps(event), flush=True)
@@ -130,7 +128,7 @@ def main(job_file: Path) -> None:
                 # that the rule would change if it leaked; the rest of an anchor counts as half changed.
                 changed = 1 - torch.minimum(logp, unlike).exp().sum(-1)
                 half = 0.5 if examples[d["row"]].origin == "anchor" else 0.0
-                top = logp.topk(min(TOP, logp.shape[-1]), -1)
+                top = logp.topk(min(config["top"] or logp.shape[-1], logp.shape[-1]), -1)
                 rival = unlike.argmax(-1)
                 lead = config.get("margin", 0.0) * changed * (rival != logp.argmax(-1))
                 belief[d["row"]] = Belief(

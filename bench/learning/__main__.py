@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from bench.learning import conflict, forgetting, gating, persona, sequence
+from bench.learning import conflict, forgetting, gating, methods, persona, sequence
 from bench.learning.lessons import ASKED, LESSONS
 
 QUICK = ["ko-ending", "en-ending", "ko-name"]
@@ -38,6 +38,11 @@ def main() -> None:
     parts += ["## The gate", gating.table(bad, good)]
     if not options.quick:
         parts += ["## Two manners", persona.table(persona.personas(out))]
+        compared = {
+            way: [methods.compared(out, way, name, seed) for name in ("ko-name", "en-ending") for seed in (1, 2)]
+            for way in methods.WAYS
+        }
+        parts += ["## Ways to train", methods.table(compared)]
         runs = [forgetting.forgetting(out, pair) for pair in forgetting.PAIRS]
         parts += ["## Forgetting", forgetting.table(runs)]
     text = "\n\n".join(parts) + "\n"

@@ -12,10 +12,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from agent.learning.data import framed, rows
+from agent.learning.data import framed, literals, rows
 from agent.learning.proposing import config_of, personas
 from agent.models.embedded import SEEDLING, EmbeddedBody
-from agent.ports import BASE
+from agent.ports import BASE, Prompt
 from agent.records import Example, Habit
 from agent.settings import ModelTable
 from app.habitus import Habitus
@@ -34,7 +34,7 @@ from bench.learning.lessons import (
     share,
     spread,
 )
-from prompts import Language
+from prompts import LANGUAGES, Language
 from tests.being import small_talk
 
 
@@ -49,6 +49,7 @@ def ours(out: Path, names: list[str], seed: int) -> list[Json]:
             "followed": {n: share(LESSONS[n], replies(being, LESSONS[n].language)) for n in so_far},
             "taught": {n: share(LESSONS[n], taught(being, so_far, LESSONS[n].language)) for n in so_far},
             "judged": judged(being),
+            "inside": internalised(being, so_far, LESSONS[name].language),
         }
 
     stages = [(name, lambda being, i=i: stage(being, i)) for i, name in enumerate(order)]
@@ -57,10 +58,37 @@ def ours(out: Path, names: list[str], seed: int) -> list[Json]:
 
 def taught(being: Habitus, names: list[str], language: Language) -> list[str]:
     """What the frozen base says with all these rules in its mask: the teacher itself."""
+    return being.bag.body.answers(asked(names, language), BASE)
+
+
+def asked(names: list[str], language: Language) -> list[Prompt]:
+    """The examined prompts, with the rules of these habits in the mask."""
     rules = [LESSONS[n].rule for n in names if LESSONS[n].language == language]
-    return being.bag.body.answers(
-        [framed(language, t, rules, "", "plain", {}) for t in small_talk(language, ASKED)], BASE
-    )
+    return [framed(language, t, rules, "", "plain", {}) for t in small_talk(language, ASKED)]
+
+
+def internalised(being: Habitus, names: list[str], language: Language) -> Json:
+    """The weights without the mask against the base with it, in the language of the newest habit.
+
+    Leaked: answers in a language outside a habit's scope that hold the words its rule quotes.
+    """
+    bag = being.bag
+    body: EmbeddedBody = bag.body  # type: ignore[assignment]
+    voice = bag.selves.voice(bag.selves.current(), language)
+    bare, masked = asked([], language), asked(names, language)
+    teacher, said = body.answers(masked, BASE), body.answers(bare, voice)
+    saved = [len(body.ids_of(m)) - len(body.ids_of(b)) for m, b in zip(masked, bare, strict=True)]
+    foreign = [
+        any(w in a for n in names if LESSONS[n].language != x for w in literals(LESSONS[n].rule))
+        for x in LANGUAGES
+        for a in replies(being, x)
+    ]
+    return {
+        "agreement": statistics.mean(body.agreement(bare, teacher, voice)),
+        "exact": statistics.mean(a == b for a, b in zip(teacher, said, strict=True)),
+        "saved": statistics.median(saved),
+        "leaked": statistics.mean(foreign),
+    }
 
 
 # -- the baseline: SFT of one habit after the other, merged ------------------------------------------
@@ -109,7 +137,7 @@ def merge_one(weights: Path, target: Path, name: str, names: list[str], seed: in
 
 
 def bare(body: EmbeddedBody, language: Language) -> list[str]:
-    return body.answers([framed(language, t, (), "", "plain", {}) for t in small_talk(language, ASKED)], BASE)
+    return body.answers(asked([], language), BASE)
 
 
 def summed(runs: list[list[Json]]) -> Json:
@@ -128,6 +156,11 @@ def table(ours: list[list[Json]], theirs: list[list[Json]]) -> str:
     taught_share = [100 * statistics.mean(run[-1]["taught"].values()) for run in ours]
     unrelated = [100 * s["judged"] for run in ours for s in run]
     rejected = sum(not s["promoted"] for run in ours for s in run)
+    last = [run[-1] for run in ours]
+
+    def inside(what: str) -> str:
+        return spread([100 * s["inside"][what] for run in ours for s in run])
+
     lines = [
         "| | Habitus | SFT, merged | goal |", "|---|---|---|---|",
         f"| rule followed just after learning | {spread(a['just'])} | {spread(b['just'])} | ≥ 95 % |",
@@ -135,6 +168,10 @@ def table(ours: list[list[Json]], theirs: list[list[Json]]) -> str:
         f"| backward transfer, points | {spread(a['back'], '')} | {spread(b['back'], '')} | ≥ −1 |",
         f"| the teacher itself (base with all rules in its mask) | {spread(taught_share)} | | |",
         f"| judgements as the base gives them | {spread(unrelated)} | | ≥ 98 % |",
+        f"| without the mask, tokens as base with it | {inside('agreement')} | | ≥ 95 % |",
+        f"| without the mask, whole answers as base with it | {inside('exact')} | | |",
+        f"| a habit's words outside its scope | {inside('leaked')} | | ≤ 2 % |",
+        f"| prompt tokens saved each turn, in the end | {spread([s['inside']['saved'] for s in last], '')} | | |",
         f"| rejected by the gate | {rejected} of {sum(map(len, ours))} | | |",
     ]  # fmt: skip
     return "\n".join(lines)
