@@ -101,6 +101,10 @@ def parser() -> argparse.ArgumentParser:
     add("log", say("how it came to be"), selves)
     add("show", say("one self in full"), selves).add_argument("name", metavar="NAME")
     add("rebuild", say("train its adapters again from the ledger"), selves).add_argument("name", metavar="NAME")
+    export = add("export", say("its weights as one plain adapter, for a server that wears a single LoRA"), selves)
+    export.add_argument("name", metavar="NAME")
+    export.add_argument("--out", metavar="DIR", type=Path, required=True, help=say("a new folder"))
+    export.add_argument("--rank", metavar="R", type=int, default=0, help=say("the highest rank it may have"))
     diff = add("diff", say("what two selves are made of and say differently"), selves)
     diff.add_argument("a", metavar="A")
     diff.add_argument("b", metavar="B")
@@ -225,6 +229,8 @@ def _run(options: argparse.Namespace, as_json: bool) -> None:
                     _print(habitus.self_log(), as_json, show.self_log)
                 case "rebuild":
                     _print(habitus.rebuild(options.name), as_json, show.rebuilt)
+                case "export":
+                    _print(habitus.export(options.name, options.out, options.rank), as_json, show.exported)
                 case "diff":
                     _print(habitus.diff(options.a, options.b), as_json, show.diff)
                 case _:

@@ -18,6 +18,7 @@ from agent.learning.lifecycle import DECAY, standing
 from agent.learning.proposing import file_consolidation, file_release, refile, stale
 from agent.learning.running import check_approved, rebuild
 from agent.models.chat import to_message
+from agent.models.composing import compose
 from agent.phrase import Phrase
 from agent.ports import BASE, Prompt, Voice
 from agent.records import (
@@ -38,7 +39,7 @@ from app.conversation import Conversation, new_thread, with_rule, without_rule
 from app.files import edited, mask_table
 from graphs import converse, ruminate, update
 from graphs.context import Context, Progress, silent
-from prompts import language_of
+from prompts import LANGUAGES, language_of
 
 Json = dict[str, Any]
 ASK_MOST = 512  # tokens of a probe's answer
@@ -281,6 +282,29 @@ class Habitus:
                 for a in dict.fromkeys(p.adapter for p in who.parts)
             ]
         return {"self": who.id, "adapters": found, "same": all(f["digest"] == f["rebuilt"] for f in found)}
+
+    def export(self, name: str, out: Path, rank: int = 0) -> Json:
+        """Write what a self wears as one plain adapter for each language: ``out/ko``, ``out/en``.
+
+        Its mask stays here: what the system prompt says is not in the weights.
+
+        Raises:
+            ConflictError: it wears none, or ``out`` holds something.
+        """
+        who = self.bag.selves.get(name)
+        voices = {x: self.bag.selves.voice(who, x) for x in LANGUAGES}
+        if not who.parts:
+            raise ConflictError("{who} wears no adapters.", "`habitus self log` lists who does.", who=who.id)
+        if rank < 0:
+            raise UsageError("The rank is {rank}.", "Allowed: 1 and up, or 0 for as much as it needs.", rank=rank)
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise ConflictError("{out} holds something already.", "Name a new folder.", out=out)
+        found = []
+        for x in (x for x in LANGUAGES if voices[x].parts):
+            got, error = compose(voices[x], out / x, rank)
+            worn = [path.name for path, _ in voices[x].parts]
+            found.append({"language": x, "path": str(out / x), "adapters": worn, "rank": got, "error": round(error, 6)})
+        return {"self": who.id, "base": str(self.bag.body.path), "exported": found}
 
     def _trained(self, event: Json) -> None:
         self.context.progress("train", event)

@@ -336,6 +336,17 @@ def rebuilt(r: Json) -> None:
         print(say("{who} wears no adapters.", who=r["self"]))
 
 
+def exported(r: Json) -> None:
+    """Where the weights went, how near they are, and what takes them from there."""
+    for e in r["exported"]:
+        how = say("exact") if not e["error"] else say("{error:.2%} of the change is lost", error=e["error"])
+        print(f"✓ {e['path']}: " + say("rank {rank}", rank=e["rank"]) + f", {how}")
+    served = " ".join(f"{e['language']}={e['path']}" for e in r["exported"])
+    most = max(e["rank"] for e in r["exported"])
+    print(say("Its mask is not in it. To serve it:"))
+    print(f"  vllm serve {r['base']} --enable-lora --max-lora-rank {most} --lora-modules {served}")
+
+
 def _one_line(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{k} {v}" for k, v in value.items())

@@ -102,7 +102,7 @@ def test_a_command_lists_its_parts(command: str, subcommands: set[str]) -> None:
 
 
 def test_self_lists_its_parts() -> None:
-    assert commands(helped("self")) == {"log", "show", "diff", "rebuild"}
+    assert commands(helped("self")) == {"log", "show", "diff", "rebuild", "export"}
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import pytest
 
 from agent.errors import BusyError, ConflictError, LearningError, StorageError, UsageError
 from agent.learning.running import train
+from agent.ports import BASE, Prompt, Voice
 from agent.records import Decision, Proposal, Run, Self
 from app.habitus import Habitus
 from app.wiring import open_habitus
@@ -293,6 +294,23 @@ def test_a_self_is_rebuilt_from_the_ledger_alone_byte_for_byte(taught: Path, tmp
     assert told["same"], told
     assert adapter.is_dir()
     assert being.ask(["hello"])[0]["self"] == being.bag.selves.current().id
+
+
+def test_a_self_leaves_as_one_adapter_that_speaks_alike(taught: Path, tmp_path: Path) -> None:
+    being = copy(taught, tmp_path)
+    who, out = being.bag.selves.current(), tmp_path / "out"
+    found = being.export(who.id, out)
+    (only,) = found["exported"]
+    assert (only["language"], only["error"]) == ("en", 0)
+    prompts = [Prompt(({"role": "user", "content": t},)) for t in small_talk("en", 12)]
+    own, one = being.bag.selves.voice(who, "en"), Voice(((out / "en", 1.0),))
+    said = being.bag.body.answers(prompts, one)
+    assert said == being.bag.body.answers(prompts, own)
+    assert said != being.bag.body.answers(prompts, BASE)
+    with pytest.raises(ConflictError, match="holds something"):
+        being.export(who.id, out)
+    with pytest.raises(ConflictError, match="wears no adapters"):
+        being.export("self-0001", tmp_path / "other")
 
 
 def test_a_training_leaves_a_report(taught: Path, tmp_path: Path) -> None:
