@@ -343,8 +343,8 @@ def exported(r: Json) -> None:
         print(f"✓ {e['path']}: " + say("rank {rank}", rank=e["rank"]) + f", {how}")
     served = " ".join(f"{e['language']}={e['path']}" for e in r["exported"])
     most = max(e["rank"] for e in r["exported"])
-    print(say("Its mask is not in it. To serve it:"))
-    print(f"  vllm serve {r['base']} --enable-lora --max-lora-rank {most} --lora-modules {served}")
+    command = f"vllm serve {r['base']} --enable-lora --max-lora-rank {most} --lora-modules {served}"
+    print(say("Its mask is not in it. To serve it:"), command, sep="\n  ")
 
 
 def _one_line(value: Any) -> str:
