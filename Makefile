@@ -24,7 +24,7 @@ bench: .venv/installed ## figures of this machine, medians of several runs
 	$(BIN)/python -m bench.loop
 
 bench-learning: .venv/installed-dev ## what is learned stays learned: hours, resumable; QUICK=1 for minutes
-	$(BIN)/python -m bench.learning $(if $(QUICK),--quick)
+	$(BIN)/python -m bench.learning $(if $(QUICK),--quick,--write)
 
 install: .venv/installed
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import statistics
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
 
+from agent.bag import Bag
 from agent.learning.data import framed, literals, rows
 from agent.learning.proposing import config_of, personas
 from agent.models.embedded import SEEDLING, EmbeddedBody
@@ -43,49 +45,47 @@ def ours(out: Path, names: list[str], seed: int) -> list[Json]:
     order = Random(seed).sample(names, len(names))
 
     def stage(being: Habitus, i: int) -> Json:
-        name, so_far = order[i], order[: i + 1]
-        learned = learn(being, LESSONS[name], name)
+        so_far = order[: i + 1]
+        learned = learn(being, LESSONS[order[i]], order[i])
+        said = {x: replies(being, x) for x in LANGUAGES}
+        teacher = {x: being.bag.body.answers(asked(so_far, x), BASE) for x in LANGUAGES}
         return learned | {
-            "followed": {n: share(LESSONS[n], replies(being, LESSONS[n].language)) for n in so_far},
-            "taught": {n: share(LESSONS[n], taught(being, so_far, LESSONS[n].language)) for n in so_far},
+            "followed": {n: share(LESSONS[n], said[LESSONS[n].language]) for n in so_far},
+            "taught": {n: share(LESSONS[n], teacher[LESSONS[n].language]) for n in so_far},
             "judged": judged(being),
-            "inside": internalised(being, so_far, LESSONS[name].language),
+            "inside": internalised(being.bag, so_far, LESSONS[order[i]].language, said, teacher),
         }
 
     stages = [(name, lambda being, i=i: stage(being, i)) for i, name in enumerate(order)]
     return lived(out / f"sequence-{seed}", seed, stages)
 
 
-def taught(being: Habitus, names: list[str], language: Language) -> list[str]:
-    """What the frozen base says with all these rules in its mask: the teacher itself."""
-    return being.bag.body.answers(asked(names, language), BASE)
-
-
-def asked(names: list[str], language: Language) -> list[Prompt]:
-    """The examined prompts, with the rules of these habits in the mask."""
+def asked(names: Sequence[str], language: Language) -> list[Prompt]:
+    """The examined prompts, with the rules of these habits in the mask: put to the base, the teacher itself."""
     rules = [LESSONS[n].rule for n in names if LESSONS[n].language == language]
     return [framed(language, t, rules, "", "plain", {}) for t in small_talk(language, ASKED)]
 
 
-def internalised(being: Habitus, names: list[str], language: Language) -> Json:
-    """The weights without the mask against the base with it, in the language of the newest habit.
+Said = Mapping[Language, Sequence[str]]
+
+
+def internalised(bag: Bag, names: Sequence[str], language: Language, said: Said, teacher: Said) -> Json:
+    """What the weights say without the mask beside what the base says with it, in ``language``; and what leaked.
 
     Leaked: answers in a language outside a habit's scope that hold the words its rule quotes.
     """
-    bag = being.bag
     body: EmbeddedBody = bag.body  # type: ignore[assignment]
-    voice = bag.selves.voice(bag.selves.current(), language)
     bare, masked = asked([], language), asked(names, language)
-    teacher, said = body.answers(masked, BASE), body.answers(bare, voice)
+    voice = bag.selves.voice(bag.selves.current(), language)
     saved = [len(body.ids_of(m)) - len(body.ids_of(b)) for m, b in zip(masked, bare, strict=True)]
     foreign = [
         any(w in a for n in names if LESSONS[n].language != x for w in literals(LESSONS[n].rule))
         for x in LANGUAGES
-        for a in replies(being, x)
+        for a in said[x]
     ]
     return {
-        "agreement": statistics.mean(body.agreement(bare, teacher, voice)),
-        "exact": statistics.mean(a == b for a, b in zip(teacher, said, strict=True)),
+        "agreement": statistics.mean(body.agreement(bare, teacher[language], voice)),
+        "exact": statistics.mean(a == b for a, b in zip(teacher[language], said[language], strict=True)),
         "saved": statistics.median(saved),
         "leaked": statistics.mean(foreign),
     }
