@@ -46,10 +46,10 @@ class Conversation:
             raise UsageError("There is nothing to answer.", "Say something.")
         return self._turn(text, show)
 
-    def _turn(self, text: str, show: Callable[[str], None] | None, anew: bool = False) -> Json:
-        state: Json = {"thread": self.thread, "mode": self.mode, "user": text, "anew": anew}
+    def _turn(self, text: str, show: Callable[[str], None] | None, unwanted: str | None = None) -> Json:
+        state: Json = {"thread": self.thread, "mode": self.mode, "user": text, "unwanted": unwanted}
         if self.mode == "sandbox":
-            self._history = self._history[:-1] if anew else self._history
+            self._history = self._history if unwanted is None else self._history[:-1]
             state |= {"mask": self.mask.model_dump(), "history": self._history}
         graph: Any = self._graph
         # A callback, not stream_mode "messages": that one runs each node in a thread of its own and wakes
@@ -70,8 +70,12 @@ class Conversation:
         }
 
     def again(self, show: Callable[[str], None] | None = None) -> Json:
-        """Another reply to what was said last. The first is kept as one that was not wanted."""
-        return self._turn(self._last()[0], show, anew=True)
+        """Another reply to what was said last, shown whole. The first is kept as one that was not wanted."""
+        user, turn = self._last()
+        found = self._turn(user, None, turn.reply if turn else self._history[-1][1])
+        if show:  # not piece by piece: a draw that says the same is drawn again
+            show(found["reply"])
+        return found
 
     def better(self, text: str) -> None:
         """The reply the person would have liked to what was said last, in his own words."""

@@ -14,7 +14,9 @@ from langgraph.runtime import Runtime
 
 from agent.bag import Bag
 from agent.models.sampling import looped
+from agent.ports import Voice
 from agent.records import Call, Habit, Mask, Memory, Mode, Self, Turn
+from agent.settings import Sampling
 from graphs.context import Context
 from prompts import Language, language_of, render
 from tools.adopt_instruction import adopt_instruction
@@ -24,7 +26,7 @@ from tools.recall import recall
 from tools.remember import remember
 
 STEPS = 4  # tool steps in one turn
-ANEW = 0.8  # temperature at least, when another reply is wanted
+ANEW = (0.8, 0.8, 1.0, 1.2)  # temperatures at least, one after the other until another reply comes
 GROWTH_TOOLS: tuple[Tool, ...] = (recall, remember, adopt_instruction, drop_instruction)
 SANDBOX_TOOLS: tuple[Tool, ...] = (recall,)
 
@@ -35,7 +37,7 @@ class State(TypedDict, total=False):
     thread: str
     mode: Mode
     user: str
-    anew: bool  # another reply to what was said last, in place of one that was not wanted
+    unwanted: str | None  # the reply to what was said last, when another is wanted in its place
     mask: dict[str, Any]  # sandbox only: the mask worn in this process
     history: list[tuple[str, str]]  # sandbox only
     memories: list[str]
@@ -85,28 +87,39 @@ def _reply(state: State, runtime: Runtime[Context]) -> State:
     mask = Mask.model_validate(state["mask"]) if mode == "sandbox" else who.mask
     language = language_of(state["user"])
     sampling = bag.selves.sampling(who)
-    anew = state.get("anew", False)
-    if anew:  # the same again would be no answer, and what tools did is done
-        sampling = sampling.model_copy(update={"temperature": max(sampling.temperature, ANEW), "seed": None})
-    last = state["steps"] >= STEPS or anew
-    model: Any = bag.body.chat(bag.selves.voice(who, language), sampling)
-    schemas = [_narrowed(t, state["user"], mask) for t in toolbox(mode, bool(mask.rules))]
-    model = model if last else model.bind_tools(schemas, tool_choice="auto")
-    pairs = state["history"] if mode == "sandbox" else _history(bag, state["thread"], anew)
+    unwanted = state.get("unwanted")
+    pairs = state["history"] if mode == "sandbox" else _history(bag, state["thread"], unwanted is not None)
     pairs = (
         [*mask.few_shot, *pairs[-bag.settings.model.history :]] if bag.settings.model.history else list(mask.few_shot)
     )
     system = system_text(mask, language, state["memories"])
     messages = _fitting(bag, system, pairs, [HumanMessage(state["user"]), *state["exchange"]])
-    said: AIMessage = model.invoke(messages)
-    if said.invalid_tool_calls:  # not a call after all: let it speak
-        said = model.bind(tool_choice="none").invoke(messages)
+    voice = bag.selves.voice(who, language)
+    if unwanted is None:
+        model: Any = bag.body.chat(voice, sampling)
+        schemas = [_narrowed(t, state["user"], mask) for t in toolbox(mode, bool(mask.rules))]
+        model = model if state["steps"] >= STEPS else model.bind_tools(schemas, tool_choice="auto")
+        said: AIMessage = model.invoke(messages)
+        if said.invalid_tool_calls:  # not a call after all: let it speak
+            said = model.bind(tool_choice="none").invoke(messages)
+    else:
+        said = _otherwise(bag, voice, sampling, messages, unwanted)
     return {
         "exchange": [*state["exchange"], said],
         "reply": str(said.text),
         "self_name": who.id,
         "rules": list(mask.rules_for(language)),
     }
+
+
+def _otherwise(bag: Bag, voice: Voice, sampling: Sampling, messages: list[BaseMessage], unwanted: str) -> AIMessage:
+    """Another reply than the one that was not wanted, without tools: what they did is done."""
+    for least in ANEW:
+        livelier = sampling.model_copy(update={"temperature": max(sampling.temperature, least), "seed": None})
+        said: AIMessage = bag.body.chat(voice, livelier).invoke(messages)
+        if str(said.text) != unwanted:
+            break
+    return said
 
 
 def _narrowed(tool: Tool, user: str, mask: Mask) -> dict[str, Any]:
@@ -168,7 +181,7 @@ def _record(state: State, runtime: Runtime[Context]) -> State:
     bag = runtime.context.bag
     if state["mode"] == "sandbox":
         return {"turn": ""}
-    if state.get("anew"):
+    if state.get("unwanted") is not None:
         before = bag.thread(state["thread"])[-1]
         said = {"reply": state["reply"], "self_name": state["self_name"], "rules": tuple(state["rules"])}
         return {"turn": bag.keep(before.model_copy(update=said)).id}

@@ -10,7 +10,7 @@ import pytest
 from agent.errors import UsageError
 from agent.learning.objections import objected, unwanted
 from agent.ports import Prompt
-from agent.records import Example, Habit, Turn, Verdict
+from agent.records import Example, Habit, Mode, Turn, Verdict
 from tests.being import scripted
 from tools.adopt_instruction import adopt_instruction
 from tools.base import Desk
@@ -118,3 +118,19 @@ def test_what_was_said_last_is_last_whatever_was_written_since(tmp_path: Path) -
     being.bag.ledger.add(being.bag.ledger.get(Turn, "t1"))  # a newer row, as erasing writes one
     assert talk.again()["turn_id"] == "t2"
     assert [t.user for t in being.bag.thread(talk.thread)] == ["하나", "둘"]
+
+
+@pytest.mark.parametrize("mode", ["growth", "sandbox"])
+def test_another_reply_is_drawn_until_it_is_another(tmp_path: Path, mode: Mode) -> None:
+    said = iter(["하나.", "하나.", "하나.", "둘.", "셋."])
+    talk = scripted(tmp_path / "bag", lambda _: next(said)).talk(mode=mode)
+    shown: list[str] = []
+    talk.say("안녕")
+    assert talk.again(shown.append)["reply"] == "둘."
+    assert shown == ["둘."]
+
+
+def test_one_who_has_only_one_thing_to_say_says_it_again(tmp_path: Path) -> None:
+    talk = scripted(tmp_path / "bag", lambda _: "하나.").talk()
+    talk.say("안녕")
+    assert talk.again()["reply"] == "하나."
