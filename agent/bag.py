@@ -91,7 +91,7 @@ class Bag:
         """Write a day's JSONL file anew from the ledger; ``day`` is YYYY-MM-DD."""
         with self._day(day) as file:
             file.truncate(0)
-            file.writelines(_line(t) for t in self.ledger.all(Turn) if t.user and t.at.startswith(day))
+            file.writelines(_line(t) for t in self.ledger.all(Turn, day=day) if t.user)
 
     @contextmanager
     def _day(self, day: str) -> Iterator[IO[str]]:

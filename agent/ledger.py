@@ -191,12 +191,17 @@ class Ledger:
             found += self._select(kind, latest, (kind.__name__, *part))
         return found
 
-    def all(self, kind: type[R], parent: str | None = None) -> list[R]:
-        """The newest state of every record of a kind, oldest first; ``parent`` narrows (thread, turn, habit …)."""
-        latest = "seq IN (SELECT MAX(seq) FROM rows WHERE kind=? GROUP BY ref)"
-        if parent is None:
-            return self._select(kind, f"{latest} ORDER BY length(ref), ref", (kind.__name__,))
-        return self._select(kind, f"{latest} AND parent=? ORDER BY length(ref), ref", (kind.__name__, parent))
+    def all(self, kind: type[R], parent: str | None = None, day: str = "") -> list[R]:
+        """The newest state of every record of a kind, oldest first.
+
+        ``parent`` narrows (thread, turn, habit …), and so does ``day``, as YYYY-MM-DD.
+        """
+        where, values = "seq IN (SELECT MAX(seq) FROM rows WHERE kind=? GROUP BY ref)", [kind.__name__]
+        if parent is not None:
+            where, values = f"{where} AND parent=?", [*values, parent]
+        if day:
+            where, values = f"{where} AND json_extract(body, '$.at') LIKE ?", [*values, f"{day}%"]
+        return self._select(kind, f"{where} ORDER BY length(ref), ref", tuple(values))
 
     def newest(self, kind: type[R], /, **fields: Collection[object]) -> Iterator[R]:
         """The newest state of every record of a kind, latest first, read a page at a time: stop when you have enough.
