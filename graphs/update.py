@@ -91,10 +91,11 @@ def _train(state: State, runtime: Runtime[Context]) -> State:
 def parts_after(bag: Bag, proposal: Proposal, run: Run | None) -> tuple[Part, ...]:
     """The parts of the self that this proposal would make.
 
-    Rows of one habit alone become a fresh part beside the others; rows of a whole core replace them.
+    Rows of one habit alone become a fresh part beside the others; rows of a whole core replace them. What the
+    proposal is in conflict with leaves.
     """
     now = bag.selves.current().parts
-    others = tuple(p for p in now if p.habit != proposal.habit)
+    others = tuple(p for p in now if p.habit not in (proposal.habit, *proposal.conflicts))
     if proposal.kind == "decay":
         return tuple(p.model_copy(update={"weight": proposal.weight}) if p.habit == proposal.habit else p for p in now)
     if run is None:

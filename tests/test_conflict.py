@@ -8,9 +8,10 @@ import pytest
 
 from agent.learning.proposing import stale
 from agent.ports import BASE, Prompt
-from agent.records import Habit, Part, Proposal, Self, Speaking
+from agent.records import Habit, Part, Proposal, Run, Self, Speaking
 from app.habitus import Habitus
 from app.wiring import open_habitus
+from graphs.update import parts_after
 from tests.being import file_habit, scripted, small_talk
 from tools.adopt_instruction import adopt_instruction
 from tools.base import Desk
@@ -45,6 +46,16 @@ def test_what_the_base_cannot_do_at_once_is_a_conflict_and_leaves(being: Habitus
     assert not any(OLD in e.teacher or "꾸벅" in e.completion for e in p.examples), "nothing of it is trained on again"
     assert being.proposal(ref)["conflicts"] == [{"habit": "h1", "rule": OLD}]
     assert not stale(being.bag, p)
+
+
+@pytest.mark.parametrize("worn", [("h1",), ("h1", "h2")])
+def test_what_it_is_in_conflict_with_is_worn_no_more(being: Habitus, worn: tuple[str, ...]) -> None:
+    bag = being.bag
+    bag.selves.become(tuple(p for p in bag.selves.current().parts if p.habit in worn), lambda mask: mask, "p0", [])
+    p = bag.ledger.get(Proposal, file_habit(being, NEW, small_talk("ko", 12)))
+    run = bag.ledger.add(Run(proposal=p.id, base=p.base, data=p.digest, config={}, adapter="b"))
+    parts = {part.habit: (part.adapter, part.stage) for part in parts_after(bag, p, run)}
+    assert parts == {h: ("b", "core") for h in (*worn, p.habit) if h != "h1"}
 
 
 def test_told_in_conversation_the_newer_takes_the_line_of_the_older(tmp_path: Path) -> None:
