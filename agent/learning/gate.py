@@ -154,7 +154,7 @@ def _unrelated(exam: Exam) -> Probe:
         banks = {x: bank("probes", x) for x in outside}
         return _as_base(exam, {x: ask(x, [*b["talk"], *b["unknown"]]) for x, b in banks.items()})
     banks = {x: bank("probes", x) for x in LANGUAGES}
-    asked = {x: ask(x, [*b["teach"], *b["talk"][:8]], (), "judge") for x, b in banks.items()}
+    asked = {x: ask(x, [*b["teach"], *b["facts"], *b["talk"][:8]], (), "judge") for x, b in banks.items()}
     return _as_base(exam, asked, Phrase("judgements, as no language is out of scope"))
 
 
