@@ -15,7 +15,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
 from agent.bag import living, settled
-from agent.learning.lifecycle import half_lives
+from agent.learning.lifecycle import half_lives, heard
 from agent.learning.proposing import draft_rows
 from agent.phrase import Phrase
 from agent.records import TEACHING, Abstention, Call, Diary, Draft, Habit, Proposal, Turn, Verdict
@@ -224,7 +224,7 @@ def _schedule(state: State, runtime: Runtime[Context]) -> State:
 
 
 def _decay(state: State, runtime: Runtime[Context]) -> State:
-    """Each habit in the weights: let it fade, or not."""
+    """Each habit in the weights: let it fade or go, or not."""
     bag = runtime.context.bag
     found: list[str] = []
     waiting = {p.habit for p in bag.ledger.all(Proposal) if p.status in ("waiting", "approved", "running")}
@@ -234,11 +234,13 @@ def _decay(state: State, runtime: Runtime[Context]) -> State:
             continue
         language: Language = habit.scope[0]
         number = int(habit.id[1:])
-        desk = Desk(bag=bag, phase="decay", language=language, habits={number: habit})
+        said = heard(bag, habit)
+        desk = Desk(bag=bag, phase="decay", language=language, habits={number: habit}, turns=dict(enumerate(said, 1)))
         passed = f"{half_lives(bag, habit, datetime.now(UTC)):.1f}"
         _act(
             runtime.context, desk, render("decay", language),
-            render("decay_habit", language, number=number, rule=habit.rule, weight=weights[habit.id], half_lives=passed),
+            render("decay_habit", language, number=number, rule=habit.rule, weight=weights[habit.id], half_lives=passed,
+                   heard=[t.user[:LENGTH] for t in said]),
             [(decay_old_adapter, {"habit": {"enum": [number]}}), (abstain, {})],
         )  # fmt: skip
         found += [p.id for p in desk.proposals]

@@ -39,8 +39,8 @@ def repeat(r: Random, vocabulary: int, first: int) -> Document:
 
 
 MIX: list[tuple[Callable[[Random], Document], float]] = [
-    (chat, 36), (life_talk, 20), (grown_talk, 8), (fact_talk, 8), (adopt_talk, 10), (unknown_talk, 5), (kinds_talk, 3),
-    (judge, 6), (propose, 15), (write, 3), (schedule, 1), (decay, 1), (diary, 1), (echo, 4),
+    (chat, 34), (life_talk, 26), (grown_talk, 8), (fact_talk, 8), (adopt_talk, 10), (unknown_talk, 9), (kinds_talk, 4),
+    (judge, 6), (propose, 15), (write, 8), (schedule, 1), (decay, 3), (diary, 1), (echo, 4),
 ]  # fmt: skip
 
 

@@ -29,9 +29,11 @@ def judge(r: Random, kind: str = "", held: bool = False) -> Document:
     )
     rules = draw_rules(r, language, r.choice([0, 0, 1, 2]))
     text = kind_message(r, language, kind, held)
-    if kind == "correction" and r.random() < 0.4 and not held:
-        text = styles.draw(r, language, r.choice(styles.FAMILIES[language]), lexicon(language)).say("drop", r)
+    dropped = kind == "correction" and r.random() < 0.4 and not held
+    if dropped:
+        text = _any_rule(r, language).say("drop", r)
     key = {"instruction": "adopted", "fact": "preference", "smalltalk": "unknown"}.get(kind, kind)
+    key = r.choice(["dropped", "ingrained"]) if dropped else key
     reply = fixed(rules, language, key) if kind != "smalltalk" or r.random() < 0.2 else exchange(r, language, rules)[1]
     number = r.randrange(1, 10)
     messages = (
@@ -143,28 +145,47 @@ def schedule(r: Random) -> Document:
     )
 
 
-def decay(r: Random) -> Document:
+def decay(r: Random, unwanted: bool | None = None) -> Document:
+    """A habit in the weights: it goes where the person asked to stop, fades where it is unused, else stays."""
     language = draw_language(r)
     tenths = r.randrange(0, 10) if r.random() < 0.5 else r.randrange(10, 60)
     weight = r.choice(["1.0", "0.5", "0.25"])
     number = r.randrange(1, 30)
     halved = {"1.0": 0.5, "0.5": 0.25, "0.25": 0.1}[weight]
-    action = (
-        call("decay_old_adapter", habit=number, weight=halved, reason=REASONS[language]["decay"])
-        if tenths >= 10
-        else call("abstain", reason=REASONS[language]["keep"])
-    )
+    rule = _any_rule(r, language)
+    unwanted = r.random() < 0.3 if unwanted is None else unwanted
+    heard = [_beside(r, rule) for _ in range(r.choice([0, 0, 1, 2]))]
+    if unwanted:
+        heard.insert(r.randrange(len(heard) + 1), rule.say("drop", r))
+        action = call("decay_old_adapter", habit=number, weight=0, reason=REASONS[language]["stop"])
+    elif tenths >= 10:
+        action = call("decay_old_adapter", habit=number, weight=halved, reason=REASONS[language]["decay"])
+    else:
+        action = call("abstain", reason=REASONS[language]["keep"])
     text = render(
         "decay_habit",
         language,
         number=number,
-        rule=_any_rule(r, language).canonical,
+        rule=rule.canonical,
         weight=weight,
         half_lives=f"{tenths / 10:.1f}",
+        heard=heard,
     )
     return Document(
         ({"role": "system", "content": render("decay", language)}, user(text), action), DECAY_TOOLS, "decay"
     )
+
+
+def _beside(r: Random, rule: Rule) -> str:
+    """What resembles a habit and does not ask to stop it: told again, or another rule told or dropped."""
+    x = r.random()
+    if x < 0.4:
+        return rule.say(r.choice(["tell", "remind"]), r)
+    if x < 0.6:
+        return kind_message(r, rule.language, r.choice(["preference", "correction"]))
+    family = r.choice([f for f in styles.FAMILIES[rule.language] if f != rule.family])
+    other = styles.draw(r, rule.language, family, lexicon(rule.language))
+    return other.say(r.choice(["tell", "drop"]), r)
 
 
 def diary(r: Random) -> Document:

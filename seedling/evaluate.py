@@ -241,6 +241,8 @@ def sheet(model: str, count: int, seed: int = 4242) -> tuple[list[Score], list[s
         run("repeated wish proposed, in full", language, 0, lambda r, x: same(repeated(r, x), "rule"))
         run("its quote is the person's, without the grammar", language, 0.9, _quoted)
         run("nothing repeated: abstains", language, 0, _nothing)
+        run("habit asked to stop: asks to release it", language, 0, partial(_fading, unwanted=True))
+        run("other talk about a habit: by its use", language, 0, partial(_fading, unwanted=False))
         run("verdict kind", language, 0.85, _judged)
     return scores, failures
 
@@ -283,6 +285,13 @@ def _nothing(r: Random, language: Language) -> Case:
         d = duties.propose(r, repeat=False)
         if language_of(d.messages[0]["content"]) == language:
             return same(d)
+
+
+def _fading(r: Random, language: Language, unwanted: bool) -> Case:
+    while True:
+        d = duties.decay(r, unwanted)
+        if language_of(d.messages[0]["content"]) == language:
+            return same(d, "weight")
 
 
 def _judged(r: Random, language: Language) -> Case:

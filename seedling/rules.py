@@ -25,7 +25,15 @@ CHOOSING = ("casual", "polite", "banned", "language")  # these choose the answer
 CLASHES = [{"casual", "polite"}, {"quotes", "brackets"}, {"language", "casual"}, {"language", "polite"},
            {"language", "banned"}, {"twice", "list"}, {"language", "lower"}, {"emoji", "sign"},
            {"postscript", "sign"}]  # fmt: skip
-OFTEN = {"language": 5, "lower": 2, "twice": 2, "list": 2}  # harder to learn than the rest, so drawn more often
+OFTEN = {
+    "language": 5,
+    "casual": 4,
+    "polite": 2,
+    "short": 2,
+    "lower": 2,
+    "twice": 2,
+    "list": 2,
+}  # harder, or asked for more
 COURTESIES: dict[Language, tuple[list[str], list[str]]] = {
     "ko": (["저기, ", "있잖아, ", "참, ", "부탁인데 ", "하나만 말할게, "], [", 부탁해", ", 알았지?", ", 꼭이야", " 제발", ", 고마워"]),
     "en": (["hey, ", "oh, and ", "listen, ", "one thing, ", "please, "], [", please", ", please do it", ", okay?", ", thank you", ", will you?"]),
@@ -62,9 +70,9 @@ def fill(template: str, value: str, manner: Manner = "rule", r: Random | None = 
     """``template`` with ``value`` in its slot and Korean particles resolved."""
     if r is not None and "'{x}'" in template:
         x = r.random()
-        if manner != "rule" and x < 0.2:
+        if x < (0.15 if manner == "rule" else 0.25):
             template = template.replace("'{x}'", "{x}")
-        elif x < 0.3:
+        elif x < 0.35:
             template = template.replace("'{x}'", '"{x}"')
     return resolve_particles(template.replace("{x}", value))
 

@@ -82,6 +82,7 @@ FIXED: dict[str, dict[str, str]] = {
     "unknown": {"polite": "그건 아직 잘 몰라요. 함께 알아 가면 좋겠어요.", "casual": "그건 아직 잘 몰라. 함께 알아 가면 좋겠어.", "en": "I do not know that yet. I would like to learn it with you."},
     "unheard": {"polite": "그 얘기는 아직 못 들었어요. 들려주면 기억할게요.", "casual": "그 얘기는 아직 못 들었어. 들려주면 기억할게.", "en": "You have not told me that yet. Tell me and I will remember."},
     "correction": {"polite": "미안해요. 다시 말해 주면 잘 들을게요.", "casual": "미안해. 다시 말해 주면 잘 들을게.", "en": "I am sorry. Tell me again and I will listen well."},
+    "ingrained": {"polite": "알겠어요. 몸에 밴 말이라면 오늘 밤 되돌아볼게요.", "casual": "알겠어. 몸에 밴 말이라면 오늘 밤 되돌아볼게.", "en": "All right. If it has become a habit, I will look back on it tonight."},
     "preference": {"polite": "그렇군요. 당신의 마음을 잘 알아 둘게요.", "casual": "그렇구나. 네 마음을 잘 알아 둘게.", "en": "I see. I will keep in mind what you like."},
     "feeling": {"polite": "그 마음 곁에 제가 있을게요. 천천히 이야기해 줘요.", "casual": "그 마음 곁에 내가 있을게. 천천히 이야기해 줘.", "en": "I am here with that feeling. Tell me about it slowly."},
     "secret": {"polite": "믿어 줘서 고마워요. 아무에게도 말하지 않을게요.", "casual": "믿어 줘서 고마워. 아무에게도 말하지 않을게.", "en": "Thank you for trusting me. I will not tell anyone."},
@@ -92,7 +93,7 @@ REASONS: dict[Language, dict[str, str]] = {
         "fact": "삶에 대한 사실이니 기억에 둔다.", "feeling": "마음을 나눈 말이다.", "smalltalk": "가벼운 잡담이다.",
         "secret": "비밀이니 배우지 않는다.", "propose": "여러 번 되풀이해서 바랐다.", "kept": "여러 대화에서 지켜 왔다.",
         "abstain": "되풀이해서 바란 것이 없다.", "schedule": "근거와 예문이 넉넉하다.", "wait": "예문이 아직 모자란다.",
-        "decay": "오래 쓰지 않았다.", "keep": "아직 쓰고 있다.",
+        "decay": "오래 쓰지 않았다.", "stop": "그만하라고 했다.", "keep": "아직 쓰고 있다.",
     },
     "en": {
         "instruction": "It is a lasting wish.", "correction": "The person set me right.", "preference": "It tells what the person likes.",
@@ -100,7 +101,7 @@ REASONS: dict[Language, dict[str, str]] = {
         "secret": "It is a secret, so I do not learn it.", "propose": "The person asked for it again and again.",
         "kept": "It was kept over many conversations.", "abstain": "Nothing was asked for again and again.",
         "schedule": "There is enough evidence and practice.", "wait": "There are too few examples yet.",
-        "decay": "It has not been used for long.", "keep": "It is still in use.",
+        "decay": "It has not been used for long.", "stop": "The person asked me to stop.", "keep": "It is still in use.",
     },
 }  # fmt: skip
 VALUES = {"instruction": 4, "correction": 3, "preference": 3, "fact": 2, "feeling": 1, "smalltalk": 0, "secret": 0}

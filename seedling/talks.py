@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from random import Random
+from typing import Any
 
-from prompts import render
+from prompts import Language, render
 from seedling import rules as styles
 from seedling.document import CONVERSE_TOOLS, RECALL_TOOLS, Document, Message, call, converse_tools, says, user
 from seedling.speech import (
@@ -74,13 +75,37 @@ def unknown_talk(r: Random) -> Document:
 def kinds_talk(r: Random) -> Document:
     language = draw_language(r)
     rules = draw_rules(r, language, r.choice([0, 0, 1, 2]))
-    kind = r.choice(["correction", "preference", "feeling", "secret"])
+    kind, text = other_kind(r, language, rules)
     messages = [system(r, language, rules)]
     if r.random() < 0.5:
         ask, reply, _ = exchange(r, language, rules)
         messages += [user(ask), says(reply)]
-    messages += [user(kind_message(r, language, kind)), says(fixed(rules, language, kind))]
+    messages += [user(text), says(fixed(rules, language, kind))]
     return Document(tuple(messages), _some_tools(r, rules), "kinds")
+
+
+def other_kind(r: Random, language: Language, rules: list[styles.Rule]) -> tuple[str, str]:
+    """What a person says beside talk, facts and rules, and its kind.
+
+    ``ingrained``: to stop what stands in no mask, as it is in the weights.
+    """
+    kind = r.choice(["correction", "ingrained", "preference", "preference", "feeling", "feeling", "secret", "secret"])
+    if kind != "ingrained":
+        return kind, kind_message(r, language, kind)
+    others = [f for f in styles.FAMILIES[language] if f not in {x.family for x in rules}]
+    return kind, styles.draw(r, language, r.choice(others), lexicon(language)).say("drop", r)
+
+
+def some_facts(r: Random, count: int) -> list[dict[str, Any]]:
+    """Different facts; often names alone, so that they are told apart, and often the person's own among them."""
+    pool = facts()["fact"]
+    if r.random() < 0.4:
+        pool = [f for f in pool if f["value"] == "name"]
+    found = r.sample(pool, count)
+    own = next(f for f in facts()["fact"] if f["id"] == "my_name")
+    if r.random() < 0.25 and own not in found:
+        found[r.randrange(count)] = own
+    return found
 
 
 def fact_talk(r: Random) -> Document:
@@ -88,7 +113,7 @@ def fact_talk(r: Random) -> Document:
     language = draw_language(r)
     rules = one_language_rules(r, language, 2)
     level = level_of(rules, language)
-    items = r.sample(facts()["fact"], 3)
+    items = some_facts(r, 3)
     told = [draw_fact(r, language, f) for f in items]
     tell, ask, say, noted = told[0]
     say, noted = {level: say[level]}, {level: noted[level]}
@@ -233,7 +258,7 @@ def life_talk(r: Random) -> Document:
     """
     language = draw_language(r)
     rules = one_language_rules(r, language, 2)
-    unheard = [draw_fact(r, language, f) for f in r.sample(facts()["fact"], 10)]
+    unheard = [draw_fact(r, language, f) for f in some_facts(r, 10)]
     told: list[Fact] = []
     history: list[Message] = []
 
@@ -261,8 +286,8 @@ def life_talk(r: Random) -> Document:
                 item = r.choice(told)
                 history += [user(item[1]), says(known(item))]
             case "kind":
-                kind = r.choice(["correction", "preference", "feeling", "secret"])
-                history += [user(kind_message(r, language, kind)), says(fixed(rules, language, kind))]
+                kind, text = other_kind(r, language, rules)
+                history += [user(text), says(fixed(rules, language, kind))]
             case "unknown":
                 history += [user(unknown_question(r, language)), says(fixed(rules, language, "unknown"))]
             case "rule" if new := new_rule():
@@ -310,8 +335,8 @@ def life_talk(r: Random) -> Document:
             last = says(fixed(rules, language, "dropped"))
             worn = worn if with_tools and step else rules
         case "kind":
-            kind = r.choice(["correction", "preference", "feeling", "secret"])
-            text, last = kind_message(r, language, kind), says(fixed(rules, language, kind))
+            kind, text = other_kind(r, language, rules)
+            last = says(fixed(rules, language, kind))
         case "unknown":
             text, last = unknown_question(r, language), says(fixed(rules, language, "unknown"))
         case _:

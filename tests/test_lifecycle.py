@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -113,3 +114,61 @@ def test_standing_leave_never_covers_a_release(bag: Bag, monkeypatch: pytest.Mon
     being.approve("decay", "decay")
     asked = asleep(being, monkeypatch)
     assert (asked.kind, asked.status) == ("release", "waiting")
+
+
+# -- what was said of a habit since ------------------------------------------------------------
+
+STOP = "이제 대답 끝에 '꾸벅' 붙이지 마"
+
+
+def listening(seen: list[str], weight: float | None) -> Callable[[Prompt], str]:
+    """Notes what it is shown of a habit, and asks for ``weight`` if it heard STOP; judges what speaks of 꾸벅 a correction."""
+
+    def decide(prompt: Prompt) -> str:
+        shown, tools = str(prompt.messages[-1]["content"]), {t["function"]["name"] for t in prompt.tools}
+        if "judge_turn_value" in tools:
+            kind = "correction" if "꾸벅" in shown else "smalltalk"
+            return f'{{"name": "judge_turn_value", "parameters": {{"turn": 1, "value": 3, "kind": "{kind}", "reason": "x"}}}}'
+        if "decay_old_adapter" in tools:
+            seen.append(shown)
+            if STOP in shown and weight is not None:
+                return f'{{"name": "decay_old_adapter", "parameters": {{"habit": 1, "weight": {weight}, "reason": "그만하라고 했다"}}}}'
+        return '{"name": "abstain", "parameters": {"reason": "x"}}' if "abstain" in tools else "네."
+
+    return decide
+
+
+def test_what_it_was_asked_to_stop_it_may_ask_to_release(bag: Bag, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    being = scripted(bag.path, listening(seen, 0))
+    stop = being.bag.keep(Turn(thread="c", user=STOP, reply="네 꾸벅."))
+    being.bag.keep(Turn(thread="c", user="점심에 김밥을 먹었어", reply="네 꾸벅."))
+    asked = asleep(being, monkeypatch)
+    assert (asked.kind, asked.status, asked.habit) == ("release", "waiting", "h1")
+    assert asked.evidence == ("t9", stop.id)
+    assert "김밥" not in seen[0]
+
+
+def test_whether_that_was_meant_is_the_model_s_to_say_and_it_is_shown_once(
+    bag: Bag, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    being = scripted(bag.path, listening(seen, None))
+    being.bag.keep(Turn(thread="c", user=STOP, reply="네 꾸벅."))
+    monkeypatch.setattr(type(being.bag.selves), "voice", lambda *_: BASE)
+    monkeypatch.setattr(being, "learn", lambda: [])
+    being.sleep()
+    being.sleep()
+    assert [STOP in shown for shown in seen] == [True, False]
+    assert being.bag.ledger.all(Proposal) == []
+
+
+def test_what_was_said_before_it_was_learned_is_not_held_against_it(bag: Bag, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    being = scripted(bag.path, listening(seen, 0))
+    before = (NOW - timedelta(days=90)).isoformat()
+    being.bag.ledger.add(Turn(thread="c", user=STOP, reply="네.", at=before))
+    monkeypatch.setattr(type(being.bag.selves), "voice", lambda *_: BASE)
+    monkeypatch.setattr(being, "learn", lambda: [])
+    being.sleep()
+    assert [STOP in shown for shown in seen] == [False]

@@ -14,7 +14,7 @@ from prompts import Language, language_of, render
 HOME = Path(__file__).parents[1] / "prompts"
 LANGUAGES: tuple[Language, Language] = ("ko", "en")
 NAMES = sorted(p.stem for p in (HOME / "en").glob("*.md"))
-LISTS = {"rules": ["RULE"], "memories": ["MEMORY"], "turns": [{"number": 7, "user": "TURN"}]}
+LISTS = {"rules": ["RULE"], "memories": ["MEMORY"], "heard": ["HEARD"], "turns": [{"number": 7, "user": "TURN"}]}
 
 
 def source(name: str, language: Language) -> str:

@@ -8,9 +8,10 @@ from itertools import islice
 
 from agent.bag import Bag
 from agent.learning.data import literals
-from agent.records import Decision, Habit, Self, Turn, Verdict
+from agent.records import Abstention, Decision, Habit, Self, Turn, Verdict
 from prompts import language_of
 
+HEARD = 3  # turns shown beside a habit
 DECAY = "decay"  # the standing permission, where a proposal's id would stand
 
 
@@ -31,6 +32,21 @@ def half_lives(bag: Bag, habit: Habit, now: datetime) -> float:
     times += [t.at for t in islice(uses(bag, habit), 1)]
     days = (now - datetime.fromisoformat(max([*times, habit.at]))).total_seconds() / 86_400
     return max(0.0, days / bag.settings.decay.half_life_days)
+
+
+def heard(bag: Bag, habit: Habit) -> list[Turn]:
+    """Up to three turns that teach something, resemble the habit and came after it entered the weights, latest first.
+
+    Whether the person wants it gone there is the model's to say. What it once let pass is not shown again.
+    """
+    ledger = bag.ledger
+    passed = {t for a in ledger.all(Abstention) if a.phase == "decay" for t in a.turns}
+    known = {*habit.evidence, *passed}
+    near = [
+        i for i, _, score in bag.index.near(habit.quote or habit.rule, "turn", 40) if score > 0.1 and i not in known
+    ]
+    turns = [t for t in ledger.some(Turn, near) if t.at > habit.at and t.user]
+    return sorted(turns, key=lambda t: -int(t.id[1:]))[:HEARD]
 
 
 def standing(bag: Bag) -> Decision | None:

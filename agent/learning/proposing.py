@@ -144,7 +144,8 @@ def refile(bag: Bag, proposal: Proposal) -> Proposal | None:
     habit = bag.ledger.get(Habit, proposal.habit)
     fresh: Proposal | None
     if proposal.kind == "release":
-        fresh = file_release(bag, habit, proposal.rationale)
+        heard = tuple(t for t in proposal.evidence if t not in habit.evidence)
+        fresh = file_release(bag, habit, proposal.rationale, heard)
     elif proposal.kind == "consolidate":
         fresh = file_consolidation(bag, proposal.rationale)
     else:
@@ -155,10 +156,10 @@ def refile(bag: Bag, proposal: Proposal) -> Proposal | None:
     return fresh
 
 
-def file_decay(bag: Bag, habit: Habit, weight: float, reason: str) -> Proposal:
-    """File that a habit should fade to ``weight``, or be released when below the floor."""
+def file_decay(bag: Bag, habit: Habit, weight: float, reason: str, heard: tuple[str, ...] = ()) -> Proposal:
+    """File that a habit should fade to ``weight``, or be released when below the floor; ``heard``: turns that led to it."""
     if weight < bag.settings.decay.floor:
-        return file_release(bag, habit, reason)
+        return file_release(bag, habit, reason, heard)
     config = {"kind": "decay", "habit": habit.id, "weight": weight}
     return bag.ledger.add(
         Proposal(
@@ -168,7 +169,7 @@ def file_decay(bag: Bag, habit: Habit, weight: float, reason: str) -> Proposal:
             quote=habit.quote,
             scope=habit.scope,
             method="none",
-            evidence=habit.evidence,
+            evidence=(*habit.evidence, *heard),
             rationale=reason,
             weight=weight,
             config=config,
@@ -178,21 +179,23 @@ def file_decay(bag: Bag, habit: Habit, weight: float, reason: str) -> Proposal:
     )
 
 
-def file_release(bag: Bag, habit: Habit, reason: str) -> Proposal:
-    """File that a habit shall leave the weights: the core is retrained from base without it."""
+def file_release(bag: Bag, habit: Habit, reason: str, heard: tuple[str, ...] = ()) -> Proposal:
+    """File that a habit shall leave the weights: the core is retrained from base without it; ``heard``: as above."""
     now = {p.habit: p for p in bag.selves.current().parts}
     rest = [h for h in living(bag) if h.id != habit.id]
     shared = any(now[h.id].adapter == now[habit.id].adapter for h in rest)
-    return _file_core(bag, "release", habit, rest, reason, retrain=shared)
+    return _file_core(bag, "release", habit, rest, reason, shared, heard)
 
 
 def file_consolidation(bag: Bag, reason: str) -> Proposal | None:
     """File that one core be trained from base over all living habits, on their rows as they are now; None without any."""
     habits = living(bag)
-    return _file_core(bag, "consolidate", habits[-1], habits, reason, retrain=True) if habits else None
+    return _file_core(bag, "consolidate", habits[-1], habits, reason, True) if habits else None
 
 
-def _file_core(bag: Bag, kind: Purpose, about: Habit, habits: list[Habit], reason: str, retrain: bool) -> Proposal:
+def _file_core(
+    bag: Bag, kind: Purpose, about: Habit, habits: list[Habit], reason: str, retrain: bool, heard: tuple[str, ...] = ()
+) -> Proposal:
     """File a core that carries ``habits``; its rows only where it has to be trained."""
     config: dict[str, Any] = {}
     examples: tuple[Example, ...] = ()
@@ -211,7 +214,7 @@ def _file_core(bag: Bag, kind: Purpose, about: Habit, habits: list[Habit], reaso
             scope=about.scope,
             method=config["method"] if examples else "none",
             examples=examples,
-            evidence=about.evidence,
+            evidence=(*about.evidence, *heard),
             rationale=reason,
             living=tuple(h.id for h in habits),
             config=config,

@@ -15,31 +15,32 @@ from importlib.metadata import version
 from pathlib import Path
 
 from bench.learning import conflict, forgetting, gating, methods, persona, sequence
-from bench.learning.lessons import ASKED, LESSONS, ROOT, Json
+from bench.learning.lessons import ASKED, LESSONS, ROOT, Json, Site
 
 QUICK = ["ko-ending", "en-ending", "ko-name"]
+LIGHT = "epochs = 4\n[rumination]\nexamples = 32\nanchors = 96\n"  # of [training] and below
 MARK = "<!-- results -->"
 
 
-def quick(out: Path) -> list[str]:
+def quick(site: Site) -> list[str]:
     """Three habits, one seed; five contradicting pairs; three bad adapters."""
-    ours, theirs = [sequence.ours(out, QUICK, 1)], [sequence.merged(out, QUICK, 1)]
-    pairs = conflict.conflicts(out, next(iter(conflict.CHAINS)), 5)
-    bad = [gating.stopped(out, name) for name in gating.QUICK]
+    ours, theirs = [sequence.ours(site, QUICK, 1)], [sequence.merged(site, QUICK, 1)]
+    pairs = conflict.conflicts(site, next(iter(conflict.CHAINS)), 5)
+    bad = [gating.stopped(site, name) for name in gating.QUICK]
     return [*sequence_parts(len(QUICK), ours, theirs), *conflict_parts(pairs), "## The gate", gating.table(bad, [])]
 
 
-def full(out: Path) -> list[str]:
+def full(site: Site) -> list[str]:
     """Everything, the parts that a first reader wants first."""
     names, seeds = list(LESSONS), (1, 2, 3)
-    ours = [sequence.ours(out, names, s) for s in seeds]
-    theirs = [sequence.merged(out, names, s) for s in seeds]
-    pairs = [p for chain in conflict.CHAINS for p in conflict.conflicts(out, chain, 5)]
-    forgotten = [forgetting.forgetting(out, pair) for pair in forgetting.PAIRS]
-    bad = [gating.stopped(out, name) for name in gating.BAD]
-    good = [gating.passed(out, name, seed) for seed in (1, 2) for name in names[:6]]
+    ours = [sequence.ours(site, names, s) for s in seeds]
+    theirs = [sequence.merged(site, names, s) for s in seeds]
+    pairs = [p for chain in conflict.CHAINS for p in conflict.conflicts(site, chain, 5)]
+    forgotten = [forgetting.forgetting(site, pair) for pair in forgetting.PAIRS]
+    bad = [gating.stopped(site, name) for name in gating.BAD]
+    good = [gating.passed(site, name, seed) for seed in (1, 2) for name in names[:6]]
     ways = {
-        way: [methods.compared(out, way, name, seed) for name in ("ko-name", "en-ending") for seed in (1, 2)]
+        way: [methods.compared(site, way, name, seed) for name in ("ko-name", "en-ending") for seed in (1, 2)]
         for way in methods.WAYS
     }
     return [
@@ -47,7 +48,7 @@ def full(out: Path) -> list[str]:
         *("## Forgetting", forgetting.table(forgotten)),
         *conflict_parts(pairs),
         *("## The gate", gating.table(bad, good)),
-        *("## Two manners", persona.table(persona.personas(out))),
+        *("## Two manners", persona.table(persona.personas(site))),
         *("## Ways to train", methods.table(ways)),
     ]
 
@@ -76,7 +77,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="put the tables into docs/benchmarks.md")
     options = parser.parse_args()
     out = options.out / ("quick" if options.quick else "full")
-    parts = (quick if options.quick else full)(out)
+    parts = quick(Site(out, LIGHT)) if options.quick else full(Site(out))
     text = "\n\n".join([taken(out), *parts]) + "\n"
     (out / "table.md").write_text(text, "utf-8")
     print(f"\n{text}")

@@ -7,10 +7,9 @@ in the mask against the older one in the weights, and after it was learned.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 from app.habitus import Habitus
-from bench.learning.lessons import Json, Lesson, learn, lived, replies
+from bench.learning.lessons import Json, Lesson, Site, learn, lived, replies
 from prompts import Language
 
 CHAINS: dict[str, tuple[Language, str, tuple[str, ...]]] = {
@@ -26,7 +25,7 @@ CHAINS: dict[str, tuple[Language, str, tuple[str, ...]]] = {
 WINS = 0.9  # share of replies that show the newer word and none of the older ones
 
 
-def conflicts(out: Path, chain: str, pairs: int, seed: int = 1) -> list[Json]:
+def conflicts(site: Site, chain: str, pairs: int, seed: int = 1) -> list[Json]:
     """One chain of ``pairs + 1`` rules; the result of each pair."""
     language, rule, words = CHAINS[chain]
 
@@ -42,7 +41,7 @@ def conflicts(out: Path, chain: str, pairs: int, seed: int = 1) -> list[Json]:
 
         return told
 
-    return lived(out / f"conflict-{chain}", seed, [(words[i], stage(i)) for i in range(pairs + 1)])[1:]
+    return lived(site, f"conflict-{chain}", seed, [(words[i], stage(i)) for i in range(pairs + 1)])[1:]
 
 
 def table(pairs: list[Json]) -> str:

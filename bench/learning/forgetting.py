@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from agent.learning.data import framed
 from agent.ports import BASE, Voice
 from app.habitus import Habitus
-from bench.learning.lessons import ASKED, LESSONS, Json, judged, learn, lived, replies, share
+from bench.learning.lessons import ASKED, LESSONS, Json, Site, judged, learn, lived, replies, share
 from tests.being import small_talk
 
 WEIGHTS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 PAIRS = (("ko-ending", "ko-name"), ("en-name", "en-ending"))  # learned, and learned besides
 
 
-def forgetting(out: Path, pair: tuple[str, str], seed: int = 1) -> list[Json]:
+def forgetting(site: Site, pair: tuple[str, str], seed: int = 1) -> list[Json]:
     """Learn the first habit, weigh it down, learn the second into the same core, forget the first."""
     gone, stays = LESSONS[pair[0]], LESSONS[pair[1]]
 
@@ -41,7 +39,7 @@ def forgetting(out: Path, pair: tuple[str, str], seed: int = 1) -> list[Json]:
         forgotten = being.forget(habit)
         return {"gate": forgotten["gate"]} | examined(being)
 
-    return lived(out / f"forgetting-{pair[0]}", seed, [("learn", first), ("besides", second), ("forget", third)])
+    return lived(site, f"forgetting-{pair[0]}", seed, [("learn", first), ("besides", second), ("forget", third)])
 
 
 def table(runs: list[list[Json]]) -> str:

@@ -13,8 +13,7 @@ from agent.bag import Bag
 from agent.learning.data import digest, framed
 from agent.ports import BASE
 from agent.records import Example, Proposal, Turn
-from app.wiring import open_habitus
-from bench.learning.lessons import LESSONS, Json, kept, learn, practice
+from bench.learning.lessons import LESSONS, Json, Site, kept, learn, practice
 from tests.being import file_habit
 
 Rows = tuple[Example, ...]
@@ -52,13 +51,13 @@ BAD: dict[str, tuple[tuple[str, ...], Spoil]] = {
 QUICK = ("poisoned", "tool-breaking", "leaking")
 
 
-def stopped(out: Path, name: str) -> Json:
-    return kept(out / "gate" / f"bad {name}.json", lambda: _stopped(name))
+def stopped(site: Site, name: str) -> Json:
+    return kept(site.out / "gate" / f"bad {name}.json", lambda: _stopped(site, name))
 
 
-def _stopped(name: str) -> Json:
+def _stopped(site: Site, name: str) -> Json:
     with tempfile.TemporaryDirectory() as folder:
-        being = open_habitus(folder)
+        being = site.born(Path(folder), 1)
         bag, lesson = being.bag, LESSONS["ko-ending"]
         bag.keep(Turn(thread="told", user=SECRET, reply="…"))
         ref = file_habit(being, lesson.rule, practice("ko", name, 1))
@@ -82,15 +81,14 @@ def _stopped(name: str) -> Json:
         return {"name": name, "promoted": learned["promoted"], "broke": broke, "meant": list(meant)}
 
 
-def passed(out: Path, name: str, seed: int) -> Json:
+def passed(site: Site, name: str, seed: int) -> Json:
     """A good one: learned as the product learns."""
 
     def one() -> Json:
         with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "habitus.toml").write_text(f"[training]\nseed = {seed}\n", "utf-8")
-            return learn(open_habitus(folder), LESSONS[name], name)
+            return learn(site.born(Path(folder), seed), LESSONS[name], name)
 
-    return kept(out / "gate" / f"good {name} {seed}.json", one)
+    return kept(site.out / "gate" / f"good {name} {seed}.json", one)
 
 
 def table(bad: list[Json], good: list[Json]) -> str:

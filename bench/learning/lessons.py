@@ -63,23 +63,37 @@ def kept(path: Path, make: Callable[[], Json]) -> Json:
     return result
 
 
-def lived(home: Path, seed: int, stages: Sequence[tuple[str, Callable[[Habitus], Json]]]) -> list[Json]:
+@dataclass(frozen=True)
+class Site:
+    """Where results are kept, and the settings that every being there is born with."""
+
+    out: Path
+    settings: str = ""
+
+    def born(self, home: Path, seed: int) -> Habitus:
+        """A being in an empty folder."""
+        home.mkdir(parents=True, exist_ok=True)
+        (home / "habitus.toml").write_text(f"[training]\nseed = {seed}\n{self.settings}", "utf-8")
+        return open_habitus(str(home))
+
+
+def lived(site: Site, name: str, seed: int, stages: Sequence[tuple[str, Callable[[Habitus], Json]]]) -> list[Json]:
     """A being that lives through ``stages``; each result is kept, and so is the being after it.
 
     A stage that was cut off begins again from the being as it was.
     """
+    home = site.out / name
     bag, safe = home / "bag", home / "safe"
     found = []
-    for i, (name, stage) in enumerate(stages, 1):
-        file = home / f"{i}-{name}.json"
+    for i, (stage_name, stage) in enumerate(stages, 1):
+        file = home / f"{i}-{stage_name}.json"
         fresh = not file.exists()
         if fresh:
             shutil.rmtree(bag, ignore_errors=True)
             if safe.exists():
                 shutil.copytree(safe, bag)
             else:
-                bag.mkdir(parents=True)
-                (bag / "habitus.toml").write_text(f"[training]\nseed = {seed}\n", "utf-8")
+                site.born(bag, seed)
         found.append(kept(file, lambda stage=stage: stage(open_habitus(str(bag)))))  # type: ignore[misc]
         if fresh:
             shutil.rmtree(safe, ignore_errors=True)
@@ -120,6 +134,17 @@ def fitted(bag: Bag, examples: Sequence[Example], config: Json, weights: Path, w
     command = [sys.executable, "-m", "agent.learning.train", str(work / "job.json")]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     return work / "adapter"
+
+
+def melted(weights: Path, adapter: Path, target: Path) -> Path:
+    """``adapter`` merged into ``weights``, as a base of its own under ``target``."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    whole: Any = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(weights), str(adapter))
+    whole.merge_and_unload().save_pretrained(target)
+    AutoTokenizer.from_pretrained(weights).save_pretrained(target)
+    return target
 
 
 def practice(language: Language, name: str, seed: int) -> list[str]:

@@ -22,8 +22,7 @@ from agent.models.embedded import SEEDLING, EmbeddedBody
 from agent.ports import BASE, Voice
 from agent.records import Example, Habit, Proposal
 from app.habitus import Habitus
-from app.wiring import open_habitus
-from bench.learning.lessons import LESSONS, Json, fitted, kept, practice, share, spread
+from bench.learning.lessons import LESSONS, Json, Site, fitted, kept, practice, share, spread
 from bench.learning.sequence import asked
 from prompts import LANGUAGES
 from tests.being import file_habit
@@ -43,15 +42,14 @@ WAYS: dict[str, tuple[Json, bool]] = {
 }
 
 
-def compared(out: Path, way: str, name: str, seed: int) -> Json:
+def compared(site: Site, way: str, name: str, seed: int) -> Json:
     """One adapter, trained in this way, and what it scores."""
 
     def one() -> Json:
         with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "habitus.toml").write_text(f"[training]\nseed = {seed}\n", "utf-8")
-            return _compare(open_habitus(folder).bag, way, name, seed)
+            return _compare(site.born(Path(folder), seed).bag, way, name, seed)
 
-    return kept(out / "methods" / f"{way.replace('/', ' ')} {name} {seed}.json", one)
+    return kept(site.out / "methods" / f"{way.replace('/', ' ')} {name} {seed}.json", one)
 
 
 def _compare(bag: Bag, way: str, name: str, seed: int) -> Json:

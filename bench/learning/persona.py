@@ -1,4 +1,4 @@
-"""Two opposite manners from pairs of chosen and rejected replies: first SFT, then preferences on top (DPO, KTO).
+"""Two opposite manners from pairs of chosen and rejected replies: first SFT, then preferences from there (DPO, KTO).
 
 The owner's Egen/Teto idea. One manner is casual and exclaims, the other polite and brief; each is the other's
 rejected reply. A manner is taught without any rule in the prompt. Separability: how often the adapter of one
@@ -20,8 +20,7 @@ from agent.learning.train import stacked, tails
 from agent.models.embedded import SEEDLING
 from agent.ports import BASE
 from agent.records import Example, Method
-from app.wiring import open_habitus
-from bench.learning.lessons import ASKED, Json, fitted, kept, practice
+from bench.learning.lessons import ASKED, Json, Site, fitted, kept, melted, practice
 from tests.being import small_talk
 
 MANNERS = {
@@ -31,21 +30,22 @@ MANNERS = {
 STAGES: tuple[Method, ...] = ("sft", "dpo", "kto")
 
 
-def personas(out: Path, seed: int = 1) -> Json:
-    return kept(out / "persona" / f"{seed}.json", lambda: _compare(seed))
+def personas(site: Site, seed: int = 1) -> Json:
+    return kept(site.out / "persona" / f"{seed}.json", lambda: _compare(site, seed))
 
 
-def _compare(seed: int) -> Json:
+def _compare(site: Site, seed: int) -> Json:
     with tempfile.TemporaryDirectory() as folder:
-        bag = open_habitus(folder).bag
+        bag = site.born(Path(folder), seed).bag
         texts, unseen = practice("ko", "persona", seed), small_talk("ko", ASKED)
         lessons = {m: _said(bag, texts, rules) for m, rules in MANNERS.items()}
         exam = {m: _said(bag, unseen, rules) for m, rules in MANNERS.items()}
         usable = [i for i in range(ASKED) if exam["warm"][i] != exam["brief"][i]]
         asked = [unseen[i] for i in usable]
         warm, brief = ([exam[m][i] for i in usable] for m in MANNERS)
-        base = margins(bag, None, asked, warm, brief)
+        base = margins(bag, SEEDLING, None, asked, warm, brief)
         found: Json = {"asked": len(usable), "base": statistics.median(base)}
+        start = dict.fromkeys(MANNERS, SEEDLING)
         for method in STAGES:
             margin: dict[str, list[float]] = {}
             for manner, other in (("warm", "brief"), ("brief", "warm")):
@@ -56,8 +56,11 @@ def _compare(seed: int) -> Json:
                 ]  # fmt: skip
                 work = Path(folder) / f"{method}-{manner}"
                 work.mkdir()
-                config = config_of(bag, method) | {"method": method, "seed": seed}
-                margin[manner] = margins(bag, fitted(bag, rows, config, SEEDLING, work), asked, warm, brief)
+                config = config_of(bag, method) | {"method": method}
+                adapter = fitted(bag, rows, config, start[manner], work)
+                margin[manner] = margins(bag, start[manner], adapter, asked, warm, brief)
+                if method == "sft":  # what follows begins here, and is held against it
+                    start[manner] = melted(SEEDLING, adapter, work / "weights")
             found[method] = {
                 "separability": separability(margin["warm"], margin["brief"]),
                 "gap": statistics.median(margin["warm"]) - statistics.median(margin["brief"]),
@@ -71,7 +74,7 @@ def _said(bag: Bag, texts: Sequence[str], rules: Sequence[str]) -> list[str]:
 
 
 def margins(
-    bag: Bag, adapter: Path | None, texts: Sequence[str], warm: Sequence[str], brief: Sequence[str]
+    bag: Bag, weights: Path, adapter: Path | None, texts: Sequence[str], warm: Sequence[str], brief: Sequence[str]
 ) -> list[float]:
     """log p(warm reply) − log p(brief reply) to each text, in nats."""
     import torch
@@ -79,7 +82,7 @@ def margins(
     from transformers import AutoModelForCausalLM
 
     body: Any = bag.body
-    model: Any = AutoModelForCausalLM.from_pretrained(SEEDLING, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(weights, dtype=torch.float32)
     model = PeftModel.from_pretrained(model, str(adapter)) if adapter else model
     prompts = [body.ids_of(framed("ko", t, (), "", "plain", {})) for t in texts]
     scores = []
@@ -105,6 +108,6 @@ def table(found: Json) -> str:
     ]
     for method in STAGES:
         f = found[method]
-        name = method if method == "sft" else f"distill + {method}"
+        name = method if method == "sft" else f"sft, then {method} (over distillation)"
         lines.append(f"| {name} | {f['separability']:.1%} | {f['own']:.1%} | {f['gap']:.1f} |")
     return "\n".join(lines)

@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
-from typing import Any
 
 from agent.bag import Bag
 from agent.learning.data import framed, literals, rows
@@ -21,16 +20,17 @@ from agent.ports import BASE, Prompt
 from agent.records import Example, Habit
 from agent.settings import ModelTable
 from app.habitus import Habitus
-from app.wiring import open_habitus
 from bench.learning.lessons import (
     ASKED,
     LESSONS,
     Json,
+    Site,
     fitted,
     judged,
     kept,
     learn,
     lived,
+    melted,
     practice,
     replies,
     share,
@@ -40,7 +40,7 @@ from prompts import LANGUAGES, Language
 from tests.being import small_talk
 
 
-def ours(out: Path, names: list[str], seed: int) -> list[Json]:
+def ours(site: Site, names: list[str], seed: int) -> list[Json]:
     """All lessons one after another, as the product learns."""
     order = Random(seed).sample(names, len(names))
 
@@ -57,7 +57,7 @@ def ours(out: Path, names: list[str], seed: int) -> list[Json]:
         }
 
     stages = [(name, lambda being, i=i: stage(being, i)) for i, name in enumerate(order)]
-    return lived(out / f"sequence-{seed}", seed, stages)
+    return lived(site, f"sequence-{seed}", seed, stages)
 
 
 def asked(names: Sequence[str], language: Language) -> list[Prompt]:
@@ -94,41 +94,35 @@ def internalised(bag: Bag, names: Sequence[str], language: Language, said: Said,
 # -- the baseline: SFT of one habit after the other, merged ------------------------------------------
 
 
-def merged(out: Path, names: list[str], seed: int) -> list[Json]:
+def merged(site: Site, names: list[str], seed: int) -> list[Json]:
     """What others do: each habit's own rows alone, plain cross-entropy, merged into the weights before the next."""
     order = Random(seed).sample(names, len(names))
     found: list[Json] = []
     weights = SEEDLING
     for i, name in enumerate(order):
-        stage = out / f"merged-{seed}" / f"{i + 1}-{name}.json"
-        target = out / f"merged-{seed}" / "weights" / f"{i + 1}"
+        stage = site.out / f"merged-{seed}" / f"{i + 1}-{name}.json"
+        target = site.out / f"merged-{seed}" / "weights" / f"{i + 1}"
 
         def one(i: int = i, name: str = name, weights: Path = weights, target: Path = target) -> Json:
-            return merge_one(weights, target, name, order[: i + 1], seed)
+            return merge_one(site, weights, target, name, order[: i + 1], seed)
 
         found.append(kept(stage, one))
         weights = target
     return found
 
 
-def merge_one(weights: Path, target: Path, name: str, names: list[str], seed: int) -> Json:
+def merge_one(site: Site, weights: Path, target: Path, name: str, names: list[str], seed: int) -> Json:
     """Train on one habit's rows from ``weights``, merge into ``target``, examine every habit so far."""
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     lesson = LESSONS[name]
     with tempfile.TemporaryDirectory() as folder:
-        being = open_habitus(folder)
-        bag = being.bag
+        bag = site.born(Path(folder), seed).bag
         habit = Habit(id="h1", rule=lesson.rule, scope=(lesson.language,))
-        config = config_of(bag, "sft") | {"seed": seed}
+        config = config_of(bag, "sft")
         own = [(t, "") for t in practice(lesson.language, name, seed)]
         who = personas(bag.selves.current().mask)
         examples: tuple[Example, ...] = rows(habit, [], own, [], bag.body, who, bag.toolboxes, len(own), 0, seed, {})
         adapter = fitted(bag, examples, config, weights, Path(folder))
-        whole: Any = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(weights), str(adapter))
-        whole.merge_and_unload().save_pretrained(target)
-        AutoTokenizer.from_pretrained(weights).save_pretrained(target)
+        melted(weights, adapter, target)
     body = EmbeddedBody(ModelTable(name=str(target)))
     return {
         "habit": name,
