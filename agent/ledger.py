@@ -196,7 +196,8 @@ class Ledger:
 
         ``parent`` narrows (thread, turn, habit …), and so does ``day``, as YYYY-MM-DD.
         """
-        where, values = "seq IN (SELECT MAX(seq) FROM rows WHERE kind=? GROUP BY ref)", [kind.__name__]
+        newer = "SELECT 1 FROM rows AS n WHERE n.kind=rows.kind AND n.ref=rows.ref AND n.seq>rows.seq"
+        where, values = f"kind=? AND NOT EXISTS ({newer})", [kind.__name__]
         if parent is not None:
             where, values = f"{where} AND parent=?", [*values, parent]
         if day:
