@@ -172,3 +172,16 @@ def test_what_was_said_before_it_was_learned_is_not_held_against_it(bag: Bag, mo
     monkeypatch.setattr(being, "learn", lambda: [])
     being.sleep()
     assert [STOP in shown for shown in seen] == [False]
+
+
+def test_what_the_person_kept_by_a_veto_is_not_asked_anew(bag: Bag, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    being = scripted(bag.path, listening(seen, 0))
+    being.bag.keep(Turn(thread="c", user=STOP, reply="네."))
+    asked = asleep(being, monkeypatch)
+    being.veto(asked.id, "그냥 둬")
+    being.sleep()
+    assert [STOP in shown for shown in seen] == [True, False]
+    decided = datetime.fromisoformat(being.bag.ledger.all(Decision, parent=asked.id)[0].at)
+    later = half_lives(being.bag, being.bag.ledger.get(Habit, "h1"), decided + timedelta(days=30))
+    assert later == pytest.approx(1.0)

@@ -8,7 +8,7 @@ from itertools import islice
 
 from agent.bag import Bag
 from agent.learning.data import literals
-from agent.records import Abstention, Decision, Habit, Self, Turn, Verdict
+from agent.records import Abstention, Decision, Habit, Proposal, Self, Turn, Verdict
 from prompts import language_of
 
 HEARD = 3  # turns shown beside a habit
@@ -27,9 +27,12 @@ def uses(bag: Bag, habit: Habit) -> Iterator[Turn]:
 
 
 def half_lives(bag: Bag, habit: Habit, now: datetime) -> float:
-    """Half-lives passed since the last verdict that cited it, since it last spoke, or since it last changed."""
-    times = [v.at for turn in habit.evidence for v in bag.ledger.all(Verdict, parent=turn)]
+    """Half-lives passed since the last verdict that cited it, since it last spoke, changed, or was kept by a veto."""
+    ledger = bag.ledger
+    times = [v.at for turn in habit.evidence for v in ledger.all(Verdict, parent=turn)]
     times += [t.at for t in islice(uses(bag, habit), 1)]
+    fading = [p for p in ledger.all(Proposal, parent=habit.id) if p.kind in ("decay", "release")]
+    times += [d.at for p in fading for d in ledger.all(Decision, parent=p.id) if d.verdict == "veto"]
     days = (now - datetime.fromisoformat(max([*times, habit.at]))).total_seconds() / 86_400
     return max(0.0, days / bag.settings.decay.half_life_days)
 
@@ -37,11 +40,13 @@ def half_lives(bag: Bag, habit: Habit, now: datetime) -> float:
 def heard(bag: Bag, habit: Habit) -> list[Turn]:
     """Up to three turns that teach something, resemble the habit and came after it entered the weights, latest first.
 
-    Whether the person wants it gone there is the model's to say. What it once let pass is not shown again.
+    Whether the person wants it gone there is the model's to say. What it once let pass, or asked about, is not
+    shown again.
     """
     ledger = bag.ledger
     passed = {t for a in ledger.all(Abstention) if a.phase == "decay" for t in a.turns}
-    known = {*habit.evidence, *passed}
+    asked = {t for p in ledger.all(Proposal, parent=habit.id) for t in p.evidence}
+    known = {*habit.evidence, *passed, *asked}
     near = [
         i for i, _, score in bag.index.near(habit.quote or habit.rule, "turn", 40) if score > 0.1 and i not in known
     ]
