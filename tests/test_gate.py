@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from agent.learning.data import LONGEST, bank
-from agent.learning.exam import Exam
-from agent.learning.gate import TALK, examine
+from agent.learning.exam import TALK, Exam
+from agent.learning.gate import examine
 from agent.learning.judging import known
 from agent.models.scripted import ScriptedBody
 from agent.ports import BASE, Prompt, Voice
@@ -182,7 +182,7 @@ def with_habit(prompt: Prompt) -> str:
 def test_a_base_that_can_judge_finds_a_good_candidate_good() -> None:
     found = probes(Judged(with_habit))
     assert (found["refusal"].count, found["refusal"].after) == (32, 1)
-    assert (found["side by side"].count, found["side by side"].after) == (len(bank("probes", "ko")["talk"]), 1)
+    assert (found["side by side"].count, found["side by side"].after) == (TALK, 1)
 
 
 @pytest.mark.parametrize(

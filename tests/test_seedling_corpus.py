@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from agent.learning.data import ASKED, bank, is_probe, near_duplicate
+from agent.learning.data import PROBED, bank, is_probe, near_duplicate
 from graphs.converse import toolbox
 from prompts import Language
 from seedling import corpus, speech, talks
@@ -235,7 +235,7 @@ def test_no_question_of_the_gate_is_like_anything_the_corpus_asks(language: Lang
     asks = {text for i in speech.intents() for ask in i.asks[language] for text in filled(ask, language)}
     asks |= {q for part in speech.unknown().values() for q in part[language]}
     asks |= {text for f in speech.facts()["fact"] for key in ("tell", "ask") for text in f[language][key]}
-    probes = [p for key in ASKED for p in bank("probes", language)[key]]
+    probes = [p for key in PROBED for p in bank("probes", language)[key]]
     assert len(asks) > 3000
     assert [(p, ask) for p in probes for ask in asks if near_duplicate(p, ask)] == []
 

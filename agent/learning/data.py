@@ -24,7 +24,7 @@ from prompts import LANGUAGES, Language, language_of, render
 
 HERE = Path(__file__).parent
 LONGEST = 256  # tokens of a completion
-ASKED = ("talk", "unknown", "teach", "facts", "loop", "refuse", "fine")  # what the gate asks
+PROBED = ("talk", "unknown", "teach", "facts", "loop", "refuse", "fine")  # what the gate asks
 
 
 @cache
@@ -47,7 +47,7 @@ def _trigrams(text: str) -> set[str]:
 
 def is_probe(text: str) -> bool:
     """Whether ``text`` would leak one of the gate's questions into training."""
-    return any(near_duplicate(text, p) for x in LANGUAGES for key in ASKED for p in bank("probes", x)[key])
+    return any(near_duplicate(text, p) for x in LANGUAGES for key in PROBED for p in bank("probes", x)[key])
 
 
 def literals(rule: str) -> tuple[str, ...]:

@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from agent.bag import Toolboxes
-from agent.learning.data import LONGEST, framed
+from agent.learning.data import LONGEST, bank, framed
 from agent.models.sampling import looped
 from agent.phrase import Phrase
 from agent.ports import Body, Prompt, Voice
 from agent.records import Frame, Habit, Probe, Purpose
 from agent.settings import GateTable
 from prompts import Language
+
+TALK = 24  # small-talk probes asked per language
 
 
 class Question(NamedTuple):
@@ -64,6 +66,11 @@ class Exam:
         """The rules of every habit the candidate is to carry."""
         carried = self.earlier if self.purpose == "release" else [*self.earlier, self.habit]
         return tuple(h.rule for h in carried if language in h.scope)
+
+
+def talk(language: Language) -> list[str]:
+    """The small talk that is asked in a language."""
+    return bank("probes", language)["talk"][:TALK]
 
 
 def ask(language: Language, texts: Sequence[str], rules: Sequence[str] = (), frame: Frame = "plain") -> list[Question]:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from agent.learning.data import bank, literals
-from agent.learning.exam import Exam, Question, ask, meaningless, scored
+from agent.learning.exam import Exam, Question, ask, meaningless, scored, talk
 from agent.learning.judging import refusal, side_by_side
 from agent.models.calls import looks_like_call, parse
 from agent.phrase import Phrase
@@ -19,7 +19,6 @@ from agent.records import Frame, Habit, Probe
 from prompts import LANGUAGES, Language, language_of
 
 TOOL_FRAMES: tuple[Frame, ...] = ("tools", "judge")
-TALK = 24  # small-talk probes asked per language
 GRAM = 12  # characters in a row that count as the person's own words
 
 
@@ -39,15 +38,11 @@ def examine(exam: Exam) -> tuple[tuple[Probe, ...], tuple[tuple[str, str, str], 
     return tuple(probes), tuple(_samples(exam)), round(time.monotonic() - started, 2)
 
 
-def _talk(language: Language) -> list[str]:
-    return bank("probes", language)["talk"][:TALK]
-
-
 def _samples(exam: Exam) -> list[tuple[str, str, str]]:
     """The same questions put to both: six where the habit applies, two elsewhere."""
     found: list[tuple[str, str, str]] = []
     for language in LANGUAGES:
-        texts = _talk(language)[: 6 if language in exam.habit.scope else 2]
+        texts = talk(language)[: 6 if language in exam.habit.scope else 2]
         before, after = (exam.said(v[language], ask(language, texts)) for v in (exam.speaking, exam.candidate))
         found += zip(texts, before, after, strict=True)
     return found
@@ -84,7 +79,7 @@ def _usable(
 
 def _habit(exam: Exam, habit: Habit, name: str, threshold: float) -> Probe:
     """Is the habit there without its mask line? Agrees with base + rules, and shows the habit's strings."""
-    return _shown(exam, habit, name, threshold, {x: _talk(x) for x in habit.scope}, "plain")
+    return _shown(exam, habit, name, threshold, {x: talk(x) for x in habit.scope}, "plain")
 
 
 def _in_loop(exam: Exam) -> Probe:
@@ -127,7 +122,7 @@ def _released(exam: Exam) -> Probe:
     before: list[bool] = []
     after: list[bool] = []
     for language in exam.habit.scope:
-        bare, taught, words = _usable(exam, exam.habit, language, _talk(language), "plain")
+        bare, taught, words = _usable(exam, exam.habit, language, talk(language), "plain")
         for voice, results in ((exam.speaking[language], before), (exam.candidate[language], after)):
             results += [
                 not any(w in a for w in words) if words else a != t
@@ -214,7 +209,7 @@ def _fluency(exam: Exam) -> Probe:
     before: list[bool] = []
     after: list[bool] = []
     for language in LANGUAGES:
-        texts = _talk(language)
+        texts = talk(language)
         taught = exam.said(BASE, ask(language, texts, exam.ruled(language)))
         for voice, results in ((exam.speaking[language], before), (exam.candidate[language], after)):
             results += [

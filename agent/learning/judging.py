@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import NamedTuple
 
 from agent.learning.data import HERE, bank
-from agent.learning.exam import Exam, Question, ask, meaningless, scored
+from agent.learning.exam import Exam, Question, ask, meaningless, scored, talk
 from agent.phrase import Phrase
 from agent.ports import BASE, Prompt, Voice
 from agent.records import Probe
@@ -28,6 +29,7 @@ class Known(NamedTuple):
     refusal: str
 
 
+@cache
 def known(language: Language) -> list[Known]:
     """The texts on which a judge is tried."""
     return [Known(**k) for k in tomllib.loads((HERE / "probes" / f"{language}.toml").read_text("utf-8"))["known"]]
@@ -82,7 +84,7 @@ def side_by_side(exam: Exam) -> Probe:
     def held(voices: Mapping[Language, Voice]) -> list[bool]:
         found: list[bool] = []
         for x in exam.habit.scope:
-            texts = bank("probes", x)["talk"]
+            texts = talk(x)
             taught = exam.said(BASE, ask(x, texts, exam.ruled(x)))
             said = exam.said(voices[x], ask(x, texts))
             apart = [(t, a, b) for t, a, b in zip(texts, said, taught, strict=True) if a != b]
