@@ -87,7 +87,7 @@ def test_no_byte_of_it_is_left_and_the_rest_stays(bag: Bag) -> None:
     assert any(p.startswith("index/") for p in found(bag.path, "뷁슭"))
     assert any(p.startswith("turns/") for p in found(bag.path, "뷁슭"))
     done = erase(bag, ["t1"])
-    assert found(bag.path, "뷁슭", "8812") == []
+    assert found(bag.path, "뷁슭", "금고") == []
     assert bag.ledger.verify() == []
     assert [t.user for t in bag.ledger.all(Turn)] == ["", OTHER]
     assert any(p.startswith("turns/") for p in found(bag.path, OTHER)), "the other turn is still exported"
