@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import sqlite3
-import time
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
-
-from langgraph.types import Command
 
 from agent.bag import Bag, drop_rule, living
 from agent.erasing import erase, sweep
 from agent.errors import ConflictError, HabitusError, NotFoundError, UsageError
 from agent.learning.lifecycle import DECAY, standing
-from agent.learning.proposing import file_consolidation, file_release, refile, stale
-from agent.learning.running import check_approved, rebuild
+from agent.learning.proposing import file_consolidation, file_release
+from agent.learning.running import rebuild
 from agent.models.chat import to_message
 from agent.models.composing import compose
 from agent.phrase import Phrase
 from agent.ports import BASE, Prompt, Voice
 from agent.records import (
     Decision,
-    GateReport,
     Habit,
     Mask,
     Mode,
@@ -37,6 +31,7 @@ from app import forms, lineage
 from app import report as training_report
 from app.conversation import Conversation, new_thread, with_rule, without_rule
 from app.files import edited, mask_table
+from app.updating import Updates
 from graphs import converse, ruminate, update
 from graphs.context import Context, Progress, silent
 from prompts import LANGUAGES, language_of
@@ -51,6 +46,7 @@ class Habitus:
     def __init__(self, bag: Bag, progress: Progress = silent) -> None:
         self.bag = bag
         self.context = Context(bag, progress)
+        self.updates = Updates(self.context)
 
     # -- talking -------------------------------------------------------------------------------
 
@@ -181,23 +177,8 @@ class Habitus:
                     now=p.digest[:12],
                     shown=shown[:12],
                 )
-            self._answer(p, {"verdict": verdict, "digest": shown, "note": note})
+            self.updates.answer(p, {"verdict": verdict, "digest": shown, "note": note})
             return forms.summary(self.bag.ledger.get(Proposal, ref))
-
-    def _answer(self, p: Proposal, answer: Json) -> None:
-        """Bring the proposal's thread to its interrupt and resume it with the person's answer."""
-        graph, config = self._update, self._thread(p)
-        if not graph.get_state(config).next:
-            graph.invoke({"proposal": p.id}, config, context=self.context, durability="sync")
-        if graph.get_state(config).next == ("approve",):
-            graph.invoke(Command(resume=answer), config, context=self.context, durability="sync")
-        while graph.get_state(config).next == ("settle",):  # a crash came between answer and record
-            graph.invoke(None, config, context=self.context, durability="sync")
-
-    def _thread(self, p: Proposal) -> Any:
-        """One thread for each version of a proposal a person was shown."""
-        edits = sum(d.verdict == "edit" for d in self.bag.ledger.all(Decision, parent=p.id))
-        return {"configurable": {"thread_id": f"{p.id}.{edits}"}, "recursion_limit": 50}
 
     def edit(self, ref: str, drop: Sequence[int] = (), file: Path | None = None) -> Json:
         """Change what would be trained on. It waits for a new decision, under a new digest."""
@@ -230,7 +211,7 @@ class Habitus:
             ready = [p.id for p in self.bag.ledger.all(Proposal) if p.status in ("approved", "running")]
             for ref in ready:
                 try:
-                    done.append(self._learn(self.bag.ledger.get(Proposal, ref)))
+                    done.append(self.updates.carry_out(self.bag.ledger.get(Proposal, ref)))
                 except HabitusError as error:
                     self.bag.note(error.message, ref)
                     failed.append(error)
@@ -238,34 +219,6 @@ class Habitus:
         if failed:
             raise failed[0]
         return done
-
-    def _learn(self, p: Proposal) -> Json:
-        if stale(self.bag, p):
-            fresh = refile(self.bag, p)
-            return {"proposal": p.id, "adapter": "", "self": self.bag.selves.current().id, "promoted": False, "replaced_by": fresh.id if fresh else "",
-                    "gate": {"passed": False, "probes": []}, "seconds": {"train": 0.0, "gate": 0.0, "swap": 0.0}}  # fmt: skip
-        check_approved(self.bag, p)
-        graph, config = self._update, self._thread(p)
-        if graph.get_state(config).next in ((), ("approve",), ("settle",)):
-            # the checkpoint is only an index: begin anew from the recorded decision
-            last = self.bag.ledger.all(Decision, parent=p.id)[-1]
-            self._answer(p, {"verdict": last.verdict, "digest": last.digest, "note": last.note})
-        started = time.monotonic()
-        state = graph.invoke(None, config, context=self.context, durability="sync")
-        whole = time.monotonic() - started
-        run = self.bag.ledger.get(Run, state["run"]) if state.get("run") else None
-        reports = self.bag.ledger.all(GateReport, parent=p.id)
-        report = reports[-1] if reports else None
-        training_report.write(self.bag, p.id)
-        train, gate = (run.seconds if run else 0.0), (report.seconds if report else 0.0)
-        return {
-            "proposal": p.id,
-            "adapter": run.adapter if run else "",
-            "self": self.bag.selves.current().id,
-            "promoted": self.bag.ledger.get(Proposal, p.id).status == "promoted",
-            "gate": forms.gate(report) if report else {"passed": True, "probes": []},
-            "seconds": {"train": train, "gate": gate, "swap": round(max(0.0, whole - train - gate), 2)},
-        }
 
     def report(self, ref: str) -> Json:
         """What one training was, for a person to read in a minute."""
@@ -309,19 +262,6 @@ class Habitus:
     def _trained(self, event: Json) -> None:
         self.context.progress("train", event)
 
-    @cached_property
-    def _update(self) -> Any:
-        from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
-        from langgraph.checkpoint.sqlite import SqliteSaver
-
-        self.bag.path.mkdir(parents=True, exist_ok=True)
-        _ = self.bag.ledger
-        strict = JsonPlusSerializer(allowed_msgpack_modules=None)  # the default one calls whatever a checkpoint names
-        saver = SqliteSaver(
-            sqlite3.connect(self.bag.path / "checkpoints.db", check_same_thread=False, timeout=30), serde=strict
-        )
-        return update.build().compile(checkpointer=saver, interrupt_before=["train"])
-
     def sleep(self) -> Json:
         """The scheduled pass: ruminate, then run what the person has approved, once or by standing leave."""
         found = self.ruminate()
@@ -363,10 +303,10 @@ class Habitus:
                 bag.ledger.add(habit.model_copy(update={"stage": "released", "at": ""}))
                 return {"habit": ref, "self": bag.selves.current().id, "gate": None}
             proposal = file_release(bag, habit, Phrase("The person asked to forget it."))
-            self._answer(
+            self.updates.answer(
                 proposal, {"verdict": "approve", "digest": proposal.digest, "note": "forget is the person's decision"}
             )
-            done = self._learn(bag.ledger.get(Proposal, proposal.id))
+            done = self.updates.carry_out(bag.ledger.get(Proposal, proposal.id))
         return {"habit": ref, "self": done["self"], "gate": done["gate"]}
 
     def erase(self, ref: str) -> Json:
@@ -379,7 +319,7 @@ class Habitus:
                 "`habitus why HABIT` and turns/*.jsonl name them.",
                 ref=ref,
             )
-        self.__dict__.pop("_update", None)  # its checkpoints are dropped
+        self.updates.let_go()
         done = erase(bag, [t.id for t in turns])
         worn = {p.adapter for p in bag.selves.current().parts}
         offered = None
