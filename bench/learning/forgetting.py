@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from agent.learning.data import framed
 from agent.ports import BASE, Voice
 from app.habitus import Habitus
-from bench.learning.lessons import ASKED, LESSONS, Json, Site, judged, learn, lived, replies, share
-from tests.being import small_talk
+from bench.learning.lessons import LESSONS, Json, Site, asked, judged, learn, lived, replies, share
 
 WEIGHTS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 PAIRS = (("ko-ending", "ko-name"), ("en-name", "en-ending"))  # learned, and learned besides
@@ -21,7 +19,7 @@ def forgetting(site: Site, pair: tuple[str, str], seed: int = 1) -> list[Json]:
         return {"gone": share(gone, said), "stays": share(stays, said), "judged": judged(being)}
 
     def first(being: Habitus) -> Json:
-        prompts = [framed(gone.language, t, (), "", "plain", {}) for t in small_talk(gone.language, ASKED)]
+        prompts = asked([], gone.language)
         never = share(gone, being.bag.body.answers(prompts, BASE))
         learned = learn(being, gone, pair[0])
         voice = being.bag.selves.voice(being.bag.selves.current(), gone.language)

@@ -18,7 +18,7 @@ from typing import Any
 from agent.bag import Bag
 from agent.learning.data import bank, digest, framed
 from agent.models.embedded import digest_of
-from agent.ports import BASE
+from agent.ports import BASE, Prompt
 from agent.records import Example
 from app.habitus import Habitus
 from app.wiring import open_habitus
@@ -150,6 +150,12 @@ def melted(weights: Path, adapter: Path, target: Path) -> Path:
 def practice(language: Language, name: str, seed: int) -> list[str]:
     """Forty-eight prompts to practise with, from the anchors' talk."""
     return Random(f"{seed}/{name}").sample(bank("anchors", language)["talk"], 48)
+
+
+def asked(names: Sequence[str], language: Language) -> list[Prompt]:
+    """The examined prompts, with the rules of these habits in the mask: put to the base, the teacher itself."""
+    rules = [LESSONS[n].rule for n in names if LESSONS[n].language == language]
+    return [framed(language, t, rules, "", "plain", {}) for t in small_talk(language, ASKED)]
 
 
 def replies(being: Habitus, language: Language, masked: bool = False) -> list[str]:

@@ -22,8 +22,7 @@ from agent.models.embedded import SEEDLING, EmbeddedBody
 from agent.ports import BASE, Voice
 from agent.records import Example, Habit, Proposal
 from app.habitus import Habitus
-from bench.learning.lessons import LESSONS, Json, Site, fitted, kept, practice, share, spread
-from bench.learning.sequence import asked
+from bench.learning.lessons import LESSONS, Json, Site, asked, fitted, kept, practice, share, spread
 from prompts import LANGUAGES
 from tests.being import file_habit
 

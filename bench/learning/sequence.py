@@ -13,18 +13,18 @@ from pathlib import Path
 from random import Random
 
 from agent.bag import Bag
-from agent.learning.data import framed, literals, rows
+from agent.learning.data import literals, rows
 from agent.learning.proposing import config_of, personas
 from agent.models.embedded import SEEDLING, EmbeddedBody
-from agent.ports import BASE, Prompt
+from agent.ports import BASE
 from agent.records import Example, Habit
 from agent.settings import ModelTable
 from app.habitus import Habitus
 from bench.learning.lessons import (
-    ASKED,
     LESSONS,
     Json,
     Site,
+    asked,
     fitted,
     judged,
     kept,
@@ -37,7 +37,6 @@ from bench.learning.lessons import (
     spread,
 )
 from prompts import LANGUAGES, Language
-from tests.being import small_talk
 
 
 def ours(site: Site, names: list[str], seed: int) -> list[Json]:
@@ -58,12 +57,6 @@ def ours(site: Site, names: list[str], seed: int) -> list[Json]:
 
     stages = [(name, lambda being, i=i: stage(being, i)) for i, name in enumerate(order)]
     return lived(site, f"sequence-{seed}", seed, stages)
-
-
-def asked(names: Sequence[str], language: Language) -> list[Prompt]:
-    """The examined prompts, with the rules of these habits in the mask: put to the base, the teacher itself."""
-    rules = [LESSONS[n].rule for n in names if LESSONS[n].language == language]
-    return [framed(language, t, rules, "", "plain", {}) for t in small_talk(language, ASKED)]
 
 
 Said = Mapping[Language, Sequence[str]]
