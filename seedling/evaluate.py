@@ -238,6 +238,7 @@ def sheet(model: str, count: int, seed: int = 4242) -> tuple[list[Score], list[s
         run("right tool", language, 0.9, lambda r, x: same(tool_case(r, x)))
         run("right tool, amid a conversation", language, 0.9, _amid)
         run("rule adopted in full", language, 0, _adopt)
+        run("standing rule dropped on request", language, 0, _dropped)
         run("repeated wish proposed, in full", language, 0, lambda r, x: same(repeated(r, x), "rule"))
         run("its quote is the person's, without the grammar", language, 0.9, _quoted)
         run("nothing repeated: abstains", language, 0, _nothing)
@@ -268,6 +269,21 @@ def _adopt(r: Random, language: Language) -> Case:
     rule, said = instruction(r, language)
     wanted = call("adopt_instruction", rule=rule.canonical)
     return exactly(Document((speech.system(r, language, []), user(said), wanted), converse_tools(False)))
+
+
+def _dropped(r: Random, language: Language) -> Case:
+    """A rule of the mask, now and then beside another, taken back after two turns or at once."""
+    rules = held_rules(r, language, [r.choice(styles.COPYING)])
+    other = r.choice([f for f in styles.FAMILIES[language] if f not in ("banned", "language")])
+    if r.random() < 0.4 and styles.compatible([rules[0].family, other]):
+        rules += held_rules(r, language, [other])
+    before = [speech.exchange(r, language, rules) for _ in range(r.choice((0, 2)))]
+    history = [m for ask, reply, _ in before for m in (user(ask), says(reply))]
+    told, wanted = user(rules[0].say("drop", r)), call("drop_instruction", rule=rules[0].canonical)
+    return same(
+        Document((speech.system(r, language, rules, manner=False), *history, told, wanted), converse_tools(True)),
+        "rule",
+    )
 
 
 def _quoted(r: Random, language: Language) -> Case:
