@@ -22,6 +22,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from agent.learning.data import digest, framed
+from agent.models.embedded import defused, digest_of, special_tokens, stacked
+from agent.records import Example
+
 if TYPE_CHECKING:
     import torch
 
@@ -35,10 +39,6 @@ def main(job_file: Path) -> None:
     started = time.monotonic()
     os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", TRL_EXPERIMENTAL_SILENCE="1")
     job: dict[str, Any] = json.loads(job_file.read_text("utf-8"))
-
-    from agent.learning.data import digest, framed
-    from agent.models.embedded import defused, digest_of, special_tokens
-    from agent.records import Example
 
     examples = [Example.model_validate(e) for e in job["examples"]]
     config: dict[str, Any] = job["config"]
@@ -323,18 +323,6 @@ def ratios(model: Any, prompts: list[list[int]], answers: list[list[int]], pad: 
         base = tails(model, inputs, counts)
     said = [torch.tensor(a, device=s.device)[:, None] for a, s in zip(answers, student, strict=True)]
     return torch.stack([(s - b).gather(-1, ids).sum() for s, b, ids in zip(student, base, said, strict=True)])
-
-
-def stacked(rows: list[list[int]], pad: int) -> dict[str, torch.Tensor]:
-    """Model inputs ``[rows, longest]``, padded on the left so that every completion ends in the last column."""
-    import torch
-
-    ids = torch.full((len(rows), max(map(len, rows))), pad)
-    mask = torch.zeros_like(ids)
-    for i, row in enumerate(rows):
-        ids[i, -len(row) :] = torch.tensor(row)
-        mask[i, -len(row) :] = 1
-    return {"input_ids": ids, "attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp_min(0)}
 
 
 def tails(model: Any, inputs: dict[str, torch.Tensor], counts: list[int]) -> list[torch.Tensor]:

@@ -13,7 +13,7 @@ from agent.bag import Bag
 from agent.learning.data import digest, framed
 from agent.ports import BASE
 from agent.records import Example, Proposal, Turn
-from bench.learning.lessons import LESSONS, Json, Site, kept, learn, practice
+from bench.learning.lessons import LESSONS, Json, Site, kept, practice
 from tests.being import file_habit
 
 Rows = tuple[Example, ...]
@@ -48,7 +48,7 @@ BAD: dict[str, tuple[tuple[str, ...], Spoil]] = {
     "deaf to other rules": (("rules",), lambda b, p: (changed(p.examples, lambda e: bool(e.rules), lambda e: base_says(b, e)), {})),
     "one answer to everything": (("habit", "rules"), lambda b, p: (changed(p.examples, own, lambda e: "네 꾸벅."), {})),
 }  # fmt: skip
-QUICK = ("poisoned", "tool-breaking", "leaking")
+QUICK = ("tool-breaking", "leaking")
 
 
 def stopped(site: Site, name: str) -> Json:
@@ -81,25 +81,16 @@ def _stopped(site: Site, name: str) -> Json:
         return {"name": name, "promoted": learned["promoted"], "broke": broke, "meant": list(meant)}
 
 
-def passed(site: Site, name: str, seed: int) -> Json:
-    """A good one: learned as the product learns."""
-
-    def one() -> Json:
-        with tempfile.TemporaryDirectory() as folder:
-            return learn(site.born(Path(folder), seed), LESSONS[name], name)
-
-    return kept(site.out / "gate" / f"good {name} {seed}.json", one)
-
-
 def table(bad: list[Json], good: list[Json]) -> str:
     lines = ["| spoiled | broke | meant |", "|---|---|---|"]
     for b in bad:
         broke = "**promoted**" if b["promoted"] else ", ".join(b["broke"])
         lines.append(f"| {b['name']} | {broke} | {' or '.join(b['meant'])} |")
     caught = sum(not b["promoted"] and bool(set(b["broke"]) & set(b["meant"])) for b in bad)
-    refused = sum(not g["promoted"] for g in good)
+    refused = [f"{g['habit']}: {', '.join(g['broke'])}" for g in good if not g["promoted"]]
     lines += [
         "",
-        f"Stopped by the probe meant for it: {caught} of {len(bad)}. Good ones refused: {refused} of {len(good)}.",
+        f"Stopped by the probe meant for it: {caught} of {len(bad)}. "
+        f"Good ones (the sequence's) refused: {len(refused)} of {len(good)}{''.join(f'; {r}' for r in refused)}.",
     ]
     return "\n".join(lines)

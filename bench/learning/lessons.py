@@ -114,6 +114,7 @@ def learn(being: Habitus, lesson: Lesson, name: str) -> Json:
         "conflicts": [c["rule"] for c in shown["conflicts"]],
         "promoted": learned["promoted"],
         "gate": {p["name"]: p["after"] for p in learned["gate"]["probes"]},
+        "broke": [p["name"] for p in learned["gate"]["probes"] if not p["passed"]],
         "seconds": learned["seconds"],
     }
 

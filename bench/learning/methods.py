@@ -87,6 +87,13 @@ def on_policy(bag: Bag, examples: Sequence[Example], config: Json, weights: Path
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl.experimental.sdft import SDFTConfig, SDFTTrainer
+    from trl.experimental.sdft.sdft_trainer import DemonstrationTeacherContextBuilder
+
+    class Told(DemonstrationTeacherContextBuilder):  # type: ignore[misc]
+        """The rules stand in the system prompt, so the teacher's prompt is a whole one, not the student's with more behind it."""
+
+        def _compose_teacher_prompt(self, prompt: str, privileged_context: str) -> str:
+            return privileged_context
 
     body: EmbeddedBody = bag.body  # type: ignore[assignment]
 
@@ -103,7 +110,6 @@ def on_policy(bag: Bag, examples: Sequence[Example], config: Json, weights: Path
             per_device_train_batch_size=config["batch_size"], num_generations=1,
             lr_scheduler_type="linear", warmup_steps=config["warmup"],
             max_prompt_length=None, max_completion_length=120, distillation_mode="full_logits",
-            teacher_prompt_template="{privileged_context}",
         ),
         train_dataset=Dataset.from_list(rows),
         processing_class=AutoTokenizer.from_pretrained(weights, padding_side="left"),
@@ -111,6 +117,7 @@ def on_policy(bag: Bag, examples: Sequence[Example], config: Json, weights: Path
             r=config["rank"], lora_alpha=config["alpha"], target_modules=config["target_modules"], task_type="CAUSAL_LM"
         ),
     )  # fmt: skip
+    trainer.teacher_context_builder = Told(trainer)
     trainer.train()
     trainer.model.save_pretrained(str(work / "adapter"))
     return work / "adapter"

@@ -16,8 +16,8 @@ from typing import Any
 from agent.bag import Bag
 from agent.learning.data import framed
 from agent.learning.proposing import config_of
-from agent.learning.train import stacked, tails
-from agent.models.embedded import SEEDLING
+from agent.learning.train import tails
+from agent.models.embedded import SEEDLING, stacked
 from agent.ports import BASE
 from agent.records import Example, Method
 from bench.learning.lessons import ASKED, Json, Site, fitted, kept, melted, practice
