@@ -104,7 +104,7 @@ class Bag:
 
     def unjudged(self, limit: int) -> list[Turn]:
         """The oldest turns that were neither judged nor declined to be judged."""
-        declined = {t for a in self.ledger.all(Abstention) if a.phase == "judge" for t in a.turns}
+        declined = {t for a in self.ledger.newest(Abstention, phase=("judge",)) for t in a.turns}
         found = self.ledger.unjudged(Turn, limit + len(declined))
         return [t for t in found if t.id not in declined][:limit]
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import islice, takewhile
 from typing import Any, TypedDict
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
-from agent.bag import living, settled
+from agent.bag import Bag, living, settled
 from agent.learning.lifecycle import half_lives, heard
 from agent.learning.proposing import draft_rows
 from agent.phrase import Phrase
@@ -31,6 +32,7 @@ from tools.schedule_lora_update import schedule_lora_update
 from tools.write_examples import write_examples
 
 SHOWN = 6  # turns in one shortlist
+HORIZON = 500  # verdicts that teach, the latest, in which a pass looks for what was not weighed yet
 LENGTH = 120  # characters of a turn shown
 RETRIES = 2
 WRITE_CALLS = 24
@@ -120,36 +122,48 @@ def _judge(state: State, runtime: Runtime[Context]) -> State:
     return {"todo": state["todo"][1:], "verdicts": [*state["verdicts"], *(v.id for v in desk.verdicts)]}
 
 
+def _teaches(bag: Bag, verdict: Verdict) -> bool:
+    return verdict.kind in TEACHING and verdict.value >= bag.settings.rumination.least_value
+
+
+def _unweighed(bag: Bag) -> list[str]:
+    """Turns that teach something and that no pass has weighed yet, latest first; none from beyond the horizon."""
+    recent = list(islice(bag.ledger.newest(Verdict, kind=TEACHING), HORIZON))
+    since = recent[-1].at if recent else ""
+    abstained = takewhile(lambda a: a.at >= since, bag.ledger.newest(Abstention, phase=("propose",)))
+    weighed = {t for a in abstained for t in a.turns}
+    found = {v.turn for v in recent if _teaches(bag, v) and v.turn not in weighed}
+    return sorted(found, key=lambda t: -int(t[1:]))
+
+
 def _shortlist(state: State, runtime: Runtime[Context]) -> State:
     """Gather what might belong together; the model decides whether it does."""
     bag = runtime.context.bag
-    least = bag.settings.rumination.least_value
+    ledger = bag.ledger
     most = 3 * max(1, bag.settings.rumination.proposals)
     taken = settled(bag)
-    habits = bag.ledger.all(Habit)
+    habits = ledger.all(Habit)
     claimed = {t for h in habits if h.id in taken for t in h.evidence}
-    weighed = {t for a in bag.ledger.all(Abstention) if a.phase == "propose" for t in a.turns}
-    refused = {p.habit for p in bag.ledger.all(Proposal)}  # told anew it may come back; merely kept it may not
-    teaching = {v.turn for v in bag.ledger.newest(Verdict, kind=TEACHING) if v.value >= least} - claimed
-    fresh = [bag.ledger.get(Verdict, v) for v in state["verdicts"]]
-    waiting = sorted(teaching - weighed, key=lambda t: -int(t[1:]))
+    refused = {p.habit for p in ledger.all(Proposal)}  # told anew it may come back; merely kept it may not
+    fresh = [ledger.get(Verdict, v) for v in state["verdicts"]]
     told = [h for h in habits if h.stage in ("told", "repeated") and h.id not in refused and bag.kept_in(h) > 0]
-    heads = waiting + [t for h in told for t in h.evidence if t not in claimed]
+    heads = [t for t in (*_unweighed(bag), *(t for h in told for t in h.evidence)) if t not in claimed]
     seeds: list[list[str]] = []
     for head in dict.fromkeys(heads):
         if len(seeds) == most:
             break
-        text = bag.ledger.get(Turn, head).user  # empty when it was erased
+        text = ledger.get(Turn, head).user  # empty when it was erased
         if not text or any(head in seed for seed in seeds):
             continue
-        near = [i for i, _, score in bag.index.near(text, "turn", 40) if i in teaching and score > 0.1 and i != head]
-        seeds.append(sorted([head, *near[: SHOWN - 1]], key=lambda t: int(t[1:])))
+        near = [i for i, _, score in bag.index.near(text, "turn", 40) if score > 0.1 and i not in claimed | {head}]
+        alike = (i for i in near if any(_teaches(bag, v) for v in ledger.all(Verdict, parent=i)))
+        seeds.append(sorted([head, *islice(alike, SHOWN - 1)], key=lambda t: int(t[1:])))
     if not seeds and fresh:
         open_ = [v.turn for v in fresh if v.kind != "secret"]
         seeds = [open_[-SHOWN // 2 :]]  # nothing stands out: the model may still see something, or abstain
         if not open_:  # secrets are not even shown
             turns = tuple(v.turn for v in fresh)
-            bag.ledger.add(Abstention(phase="propose", reason=Phrase("only secrets were told"), turns=turns))
+            ledger.add(Abstention(phase="propose", reason=Phrase("only secrets were told"), turns=turns))
     return {"seeds": [s for s in seeds if s]}
 
 

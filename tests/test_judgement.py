@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from agent.ports import Prompt
 from agent.records import Abstention, Proposal, Turn, Verdict
 from app.wiring import open_habitus
@@ -89,3 +91,29 @@ def test_a_rule_can_be_dropped_only_where_there_is_one(tmp_path: Path) -> None:
         (True, True),
         (False, False),
     ]
+
+
+def test_a_pass_weighs_each_wish_once_and_reaches_far_back_only_for_its_like(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weighed: list[str] = []
+
+    def decide(prompt: Prompt) -> str:
+        names, shown = [t["function"]["name"] for t in prompt.tools], str(prompt.messages[-1]["content"])
+        if "judge_turn_value" in names:
+            return '{"name": "judge_turn_value", "parameters": {"turn": 1, "value": 4, "kind": "instruction", "reason": "x"}}'
+        if "propose_habit" in names:
+            weighed.append(shown)
+        return '{"name": "abstain", "parameters": {"reason": "x"}}' if "abstain" in names else "네."
+
+    monkeypatch.setattr("graphs.ruminate.HORIZON", 2)
+    being = scripted(tmp_path / "bag", decide)
+    talk = being.talk()
+    for text in ("end every answer with 'zibble'", "나를 '도롱이'라고 불러 줘", "커피 얘기는 그만해", "always end your answers with 'zibble'"):  # fmt: skip
+        talk.say(text)
+    being.ruminate()
+    assert sorted("zibble" in shown for shown in weighed) == [False, True]
+    assert next(shown for shown in weighed if "zibble" in shown).count("zibble") == 2
+    assert not any("도롱이" in shown for shown in weighed)
+    being.ruminate()
+    assert len(weighed) == 2

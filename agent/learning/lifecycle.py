@@ -44,7 +44,7 @@ def heard(bag: Bag, habit: Habit) -> list[Turn]:
     shown again.
     """
     ledger = bag.ledger
-    passed = {t for a in ledger.all(Abstention) if a.phase == "decay" for t in a.turns}
+    passed = {t for a in ledger.newest(Abstention, phase=("decay",)) for t in a.turns}
     asked = {t for p in ledger.all(Proposal, parent=habit.id) for t in p.evidence}
     known = {*habit.evidence, *passed, *asked}
     near = [
