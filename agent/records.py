@@ -6,6 +6,7 @@ A record with the same ``id`` as an earlier one is its newer state; nothing is o
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -52,6 +53,7 @@ class Rule(Frozen):
     text: str
     scope: tuple[Language, ...]
     habit: str = ""
+    overrules: tuple[str, ...] = ()  # habits in the weights that do not go together with it
 
 
 class Example(Frozen):
@@ -86,6 +88,10 @@ class Mask(Frozen):
     mood: str = ""
     rules: tuple[Rule, ...] = ()
     few_shot: tuple[tuple[str, str], ...] = ()
+
+    def adding(self, rule: Rule, gone: Collection[str] = ()) -> Mask:
+        """With one more rule, and without the lines of the habits ``gone``."""
+        return self.model_copy(update={"rules": (*(r for r in self.rules if r.habit not in gone), rule)})
 
     def rules_for(self, language: Language) -> tuple[str, ...]:
         """The rules in whose scope ``language`` lies."""

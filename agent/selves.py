@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from agent.errors import ConflictError, StorageError
 from agent.phrase import Phrase
 from agent.ports import Voice
-from agent.records import Erasure, Habit, Mask, Part, Record, Run, Self, Speaking
+from agent.records import Erasure, Habit, Mask, Part, Record, Rule, Run, Self, Speaking
 from agent.settings import Sampling, Settings, sampling
 from prompts import Language
 
@@ -172,6 +172,27 @@ class Selves:
                     adapter=path.name,
                 )
         return worn(self._bag, who.parts, language)
+
+    def dressed(self, who: Self, language: Language) -> tuple[Mask, Voice]:
+        """Mask and weights as ``who`` wears them to speak ``language``.
+
+        An adapter with a habit that a rule of the mask overrules is put aside, and its other habits speak as lines
+        of the mask, until the weights have learned the newer rule or the rule is dropped.
+
+        Raises:
+            StorageError, ConflictError: as ``voice``.
+        """
+        voice = self.voice(who, language)
+        overruled = {h for rule in who.mask.rules if language in rule.scope for h in rule.overrules}
+        here = [p for p in who.parts if language in p.scope]
+        aside = {p.adapter for p in here if p.habit in overruled}
+        if not aside:
+            return who.mask, voice
+        lines = {r.habit for r in who.mask.rules}
+        silent = [p.habit for p in here if p.adapter in aside and p.habit not in overruled | lines]
+        rules = [Rule(text=h.rule, scope=(language,), habit=h.id) for h in self._ledger.some(Habit, silent)]
+        mask = who.mask.model_copy(update={"rules": (*rules, *who.mask.rules)})
+        return mask, worn(self._bag, [p for p in here if p.adapter not in aside], language)
 
     def sampling(self, who: Self) -> Sampling:
         """The sampling saved with ``who``."""

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.callbacks import BaseCallbackHandler
 
 from agent.errors import UsageError
-from agent.records import Mask, Mode, Rule, Turn
+from agent.learning.conflict import line
+from agent.records import Habit, Mask, Mode, Turn
 from graphs import converse
 from prompts import language_of
 
@@ -103,7 +104,8 @@ class Conversation:
     def mask_add(self, rule: str) -> None:
         """Add a rule: to the being, or in sandbox to this process alone."""
         if self.mode == "sandbox":
-            self.mask = with_rule(self.mask, rule)
+            told = Habit(rule=rule, scope=(language_of(rule),))
+            self.mask = self.mask.adding(line(self.habitus.bag, self.mask, told)[0])
         else:
             self.habitus.mask_add(rule)
 
@@ -113,11 +115,6 @@ class Conversation:
             self.mask = without_rule(self.mask, number)
         else:
             self.habitus.mask_drop(number)
-
-
-def with_rule(mask: Mask, rule: str, habit: str = "") -> Mask:
-    """``mask`` with one more rule, in the scope of its language."""
-    return mask.model_copy(update={"rules": (*mask.rules, Rule(text=rule, scope=(language_of(rule),), habit=habit))})
 
 
 def without_rule(mask: Mask, number: int) -> Mask:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from agent.bag import Bag, drop_rule, living
 from agent.erasing import erase, sweep
 from agent.errors import ConflictError, HabitusError, NotFoundError, UsageError
+from agent.learning.conflict import adopt
 from agent.learning.lifecycle import DECAY, standing
 from agent.learning.proposing import file_consolidation, file_release
 from agent.learning.running import rebuild
@@ -29,7 +30,7 @@ from agent.records import (
 )
 from app import forms, lineage
 from app import report as training_report
-from app.conversation import Conversation, new_thread, with_rule, without_rule
+from app.conversation import Conversation, new_thread, without_rule
 from app.files import edited, mask_table
 from app.updating import Updates
 from graphs import converse, ruminate, update
@@ -66,17 +67,17 @@ class Habitus:
         """The clean probe: greedy, unpenalised, nothing recalled, nothing recorded."""
         bag = self.bag
         who = None if name == "base" else bag.selves.get(name) if name else bag.selves.current()
+        if who and not with_rules:
+            who = who.model_copy(update={"mask": who.mask.model_copy(update={"rules": ()})})
         most = min(bag.selves.sampling(who).max_tokens if who else bag.settings.sampling.max_tokens, ASK_MOST)
         found: dict[int, Json] = {}
         for language in dict.fromkeys(map(language_of, texts)):  # each in the weights it is spoken with
             mine = [i for i, text in enumerate(texts) if language_of(text) == language]
-            prompts = [
-                Prompt(tuple(map(to_message, converse.ask_messages(who, texts[i], language, with_rules)))) for i in mine
-            ]
-            voice = bag.selves.voice(who, language) if who else BASE
-            mask = list(who.mask.rules_for(language)) if who and with_rules else []
+            mask, voice = bag.selves.dressed(who, language) if who else (Mask(), BASE)
+            prompts = [Prompt(tuple(map(to_message, converse.ask_messages(mask, texts[i], language)))) for i in mine]
+            rules = list(mask.rules_for(language))
             for i, reply in zip(mine, bag.body.answers(prompts, voice, most), strict=True):
-                found[i] = {"text": texts[i], "reply": reply, "self": who.id if who else "base", "mask": mask}
+                found[i] = {"text": texts[i], "reply": reply, "self": who.id if who else "base", "mask": rules}
         return [found[i] for i in range(len(texts))]
 
     # -- the mask ------------------------------------------------------------------------------
@@ -90,7 +91,7 @@ class Habitus:
         if any(r.text == rule for r in now.rules):
             return self.bag.selves.current()
         habit = self.bag.ledger.add(Habit(rule=rule, scope=(language_of(rule),)))
-        return self.bag.selves.wear(lambda mask: with_rule(mask, rule, habit.id), Phrase("mask add"))
+        return adopt(self.bag, habit, Phrase("mask add"))
 
     def mask_drop(self, number: int) -> Self:
         """Take the rule shown under ``number`` (from 1) out of the mask."""

@@ -86,7 +86,8 @@ def mask(who: Json) -> None:
         print(say("mood: {mood}", mood=visible(worn["mood"])))
     for number, rule in enumerate(worn["rules"], 1):
         habit = f"  ({rule['habit']})" if rule["habit"] else ""
-        print(f"{number}. [{'+'.join(rule['scope'])}] {visible(rule['text'])}{habit}")
+        overrules = "  " + say("overrules {habits}", habits=", ".join(rule["overrules"])) if rule["overrules"] else ""
+        print(f"{number}. [{'+'.join(rule['scope'])}] {visible(rule['text'])}{habit}{overrules}")
     if not worn["rules"]:
         print(say("The mask holds no rules."))
     for user, reply in worn["few_shot"]:

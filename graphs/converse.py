@@ -15,7 +15,7 @@ from langgraph.runtime import Runtime
 from agent.bag import Bag
 from agent.models.sampling import looped
 from agent.ports import Voice
-from agent.records import Call, Habit, Mask, Memory, Mode, Self, Turn
+from agent.records import Call, Habit, Mask, Memory, Mode, Turn
 from agent.settings import Sampling
 from graphs.context import Context
 from prompts import Language, language_of, render
@@ -84,8 +84,10 @@ def _recall(state: State, runtime: Runtime[Context]) -> State:
 def _reply(state: State, runtime: Runtime[Context]) -> State:
     bag, mode = runtime.context.bag, state["mode"]
     who = bag.selves.current() if mode == "sandbox" else bag.selves.refresh()
-    mask = Mask.model_validate(state["mask"]) if mode == "sandbox" else who.mask
+    if mode == "sandbox":
+        who = who.model_copy(update={"mask": Mask.model_validate(state["mask"])})
     language = language_of(state["user"])
+    mask, voice = bag.selves.dressed(who, language)
     sampling = bag.selves.sampling(who)
     unwanted = state.get("unwanted")
     pairs = state["history"] if mode == "sandbox" else _history(bag, state["thread"], unwanted is not None)
@@ -94,10 +96,9 @@ def _reply(state: State, runtime: Runtime[Context]) -> State:
     )
     system = system_text(mask, language, state["memories"])
     messages = _fitting(bag, system, pairs, [HumanMessage(state["user"]), *state["exchange"]])
-    voice = bag.selves.voice(who, language)
     if unwanted is None:
         model: Any = bag.body.chat(voice, sampling)
-        schemas = [_narrowed(t, state["user"], mask) for t in toolbox(mode, bool(mask.rules))]
+        schemas = [_narrowed(t, state["user"], who.mask) for t in toolbox(mode, bool(who.mask.rules))]
         model = model if state["steps"] >= STEPS else model.bind_tools(schemas, tool_choice="auto")
         said: AIMessage = model.invoke(messages)
         if said.invalid_tool_calls:  # not a call after all: let it speak
@@ -225,10 +226,7 @@ def build() -> StateGraph[State, Context]:
     return graph
 
 
-def ask_messages(who: Self | None, text: str, language: Language, with_rules: bool) -> list[BaseMessage]:
-    """The clean probe: system text + mask + TEXT; ``who`` None is the base, without any mask."""
-    mask = who.mask if who else Mask()
-    if not with_rules:
-        mask = mask.model_copy(update={"rules": ()})
+def ask_messages(mask: Mask, text: str, language: Language) -> list[BaseMessage]:
+    """The clean probe: system text + mask + TEXT."""
     shots: list[BaseMessage] = [m for u, a in mask.few_shot for m in (HumanMessage(u), AIMessage(a))]
     return [SystemMessage(system_text(mask, language, [])), *shots, HumanMessage(text)]

@@ -17,9 +17,10 @@ from pydantic import BaseModel
 from agent.bag import Bag
 from agent.errors import ConflictError
 from agent.learning.conflict import superseded
+from agent.learning.data import personas
 from agent.learning.exam import Exam
 from agent.learning.gate import examine
-from agent.learning.proposing import personas, stale
+from agent.learning.proposing import stale
 from agent.learning.running import check_approved, train
 from agent.records import Decision, GateReport, Habit, Mask, Part, Proposal, Record, Run, Stage
 from agent.selves import worn

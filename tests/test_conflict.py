@@ -9,6 +9,7 @@ import pytest
 from agent.learning.proposing import stale
 from agent.ports import BASE, Prompt
 from agent.records import Habit, Part, Proposal, Run, Self, Speaking
+from agent.selves import worn
 from app.habitus import Habitus
 from app.wiring import open_habitus
 from graphs.update import parts_after
@@ -73,6 +74,31 @@ def test_told_in_conversation_the_newer_takes_the_line_of_the_older(tmp_path: Pa
     assert bag.ledger.get(Habit, "h1").stage == "repeated", "back in the mask"
 
 
+@pytest.mark.parametrize("door", ["the model's tool", "the person's hand", "the sandbox"])
+def test_told_against_a_habit_of_the_weights_the_rule_wins_at_once(
+    being: Habitus, monkeypatch: pytest.MonkeyPatch, door: str
+) -> None:
+    bag = being.bag
+    monkeypatch.setattr(type(bag.selves), "voice", lambda self, who, x: worn(bag.path, who.parts, x))
+    before = bag.selves.current()
+    talk = being.talk(mode="sandbox" if door == "the sandbox" else "growth")
+    if door == "the model's tool":
+        adopt_instruction.call(Desk(bag=bag, user="이제 '멍멍'을 붙여 줘"), {"rule": NEW})
+    else:
+        talk.mask_add(NEW)
+    now = before.model_copy(update={"mask": talk.mask_now()})
+    assert now.mask.rules[-1].overrules == ("h1",)
+    mask, voice = bag.selves.dressed(now, "ko")
+    assert (mask.rules_for("ko"), voice) == ((NAME, NEW), BASE), "its other habit speaks as a line"
+    assert bag.selves.dressed(now, "en") == (now.mask, BASE)
+    assert talk.say("안녕")["reply"] == "도롱이, 네 멍멍."
+    assert bag.selves.current().parts == before.parts, "no weight changes without an approval"
+    assert bag.ledger.get(Habit, "h1").stage == "essence"
+    talk.mask_drop(1)
+    again = before.model_copy(update={"mask": talk.mask_now()})
+    assert bag.selves.dressed(again, "ko") == (before.mask, worn(bag.path, before.parts, "ko"))
+
+
 def test_a_rule_that_changes_no_answer_is_none(being: Habitus) -> None:
     ledger = being.bag.ledger
     ledger.add(ledger.get(Habit, "h1").model_copy(update={"rule": "천천히 말해 줘.", "at": ""}))
@@ -94,6 +120,9 @@ def test_the_newer_one_speaks_and_the_older_may_come_back(tmp_path: Path) -> Non
     assert (road[-1]["stage"], road[-1]["reason"]) == ("released", "h2 took its place")
     replies = [r["reply"] for r in being.ask(small_talk("ko", 24))]
     assert sum("멍멍" in r and "꾸벅" not in r for r in replies) >= 0.9 * len(replies), replies
+    being.mask_add(OLD)  # and back again: the mask wins at once, the weights wait for the night
+    replies = [r["reply"] for r in being.ask(small_talk("ko", 24))]
+    assert sum("꾸벅" in r and "멍멍" not in r for r in replies) >= 0.9 * len(replies), replies
     being.rollback()
     assert being.bag.selves.current().mask == before
     assert being.bag.ledger.get(Habit, "h1").stage == "repeated"

@@ -2,14 +2,11 @@ from typing import Annotated
 
 from pydantic import StringConstraints
 
-from agent.learning.conflict import clashing, superseded
-from agent.learning.proposing import personas
+from agent.learning.conflict import adopt
 from agent.phrase import Phrase
-from agent.records import Habit, Mask, Rule
+from agent.records import Habit
 from prompts import language_of
 from tools.base import Desk, tool
-
-ASKED = 4  # prompts on which it is tried beside an older rule: somebody waits for a reply
 
 
 @tool
@@ -22,18 +19,6 @@ def adopt_instruction(desk: Desk, rule: Annotated[str, StringConstraints(min_len
         reason = Phrase("told again: the weights alone did not hold it")
         habit = ledger.add(habit.model_copy(update={"stage": "repeated", "reason": reason, "at": ""}))
     desk.told.append(habit)  # told again is evidence too
-    now = desk.bag.selves.current().mask
-    if any(r.text == rule for r in now.rules):
-        return "ok"
-    older = ledger.some(Habit, [r.habit for r in now.rules if r.habit])
-    gone = clashing(desk.bag, older, habit, personas(now), ASKED)
-
-    def adopted(mask: Mask) -> Mask:
-        rules = [r for r in mask.rules if r.habit not in {h.id for h in gone}]
-        return mask.model_copy(update={"rules": (*rules, Rule(text=rule, scope=habit.scope, habit=habit.id))})
-
-    desk.bag.selves.wear(adopted, Phrase("adopted {habit}", habit=habit.id))
-    for h in gone:
-        if h.stage in ("told", "repeated"):
-            ledger.add(superseded(h, habit))
+    if all(r.text != rule for r in desk.bag.selves.current().mask.rules):
+        adopt(desk.bag, habit, Phrase("adopted {habit}", habit=habit.id))
     return "ok"

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agent.bag import Bag
-from agent.learning.data import bank, framed
+from agent.learning.data import bank, framed, personas
 from agent.phrase import Phrase
 from agent.ports import BASE
-from agent.records import Habit
+from agent.records import Habit, Mask, Rule, Self
 from prompts import Language
 
 ASKED = 12  # prompts on which rules are tried together
+TRIED = 4  # the same while somebody waits
 
 
 def clashing(
@@ -40,6 +41,30 @@ def clashing(
                 counted[h] += o != n
                 lost[h] += o != n and ((both == n and o != b) or (both == o and n != b))
     return [h for h in older if lost[h] and 2 * lost[h] >= counted[h]]
+
+
+def line(bag: Bag, mask: Mask, newer: Habit) -> tuple[Rule, list[Habit]]:
+    """The newer habit's line for ``mask``, and the older habits that give way to it.
+
+    Tried on few prompts, as somebody waits. What gives way in the mask is to leave it; what does so in the weights
+    the line overrules.
+    """
+    inside = {p.habit for p in bag.selves.current().parts}
+    others = {*inside, *(r.habit for r in mask.rules)} - {newer.id, ""}
+    gone = clashing(bag, bag.ledger.some(Habit, sorted(others)), newer, personas(mask), TRIED)
+    overruled = tuple(h.id for h in gone if h.id in inside)
+    return Rule(text=newer.rule, scope=newer.scope, habit=newer.id, overrules=overruled), gone
+
+
+def adopt(bag: Bag, habit: Habit, cause: Phrase) -> Self:
+    """Put the habit's rule into the mask; what does not go together with it gives way."""
+    rule, gone = line(bag, bag.selves.current().mask, habit)
+    who = bag.selves.wear(lambda mask: mask.adding(rule, {h.id for h in gone}), cause)
+    for h in gone:
+        if h.stage in ("told", "repeated"):
+            inside = h.model_copy(update={"stage": "essence", "at": ""})
+            bag.ledger.add(inside if h.id in rule.overrules else superseded(h, habit))
+    return who
 
 
 def superseded(older: Habit, newer: Habit) -> Habit:

@@ -19,7 +19,7 @@ from typing import Any
 from agent.models.calls import looks_like_call
 from agent.models.sampling import looped
 from agent.ports import BASE, Body, Message, Prompt
-from agent.records import Example, Frame, Habit
+from agent.records import Example, Frame, Habit, Mask
 from prompts import LANGUAGES, Language, language_of, render
 
 HERE = Path(__file__).parent
@@ -54,6 +54,13 @@ def literals(rule: str) -> tuple[str, ...]:
     """The strings a rule quotes, and its emoji: what an answer that follows it must contain."""
     quoted = re.findall(r"(?<![A-Za-z])['\"‘“「]([^'\"‘’“”「」]{1,40})['\"’”」](?![A-Za-z])", rule)
     return tuple(quoted) or tuple(re.findall(r"[\U0001F000-\U0001FAFF\u2600-\u27BF]", rule))
+
+
+def personas(mask: Mask) -> dict[Language, str]:
+    """The persona each language's system prompt carries, mood included; a language left out has the default one."""
+    if not mask.mood:
+        return dict(mask.persona)
+    return {x: f"{mask.persona.get(x) or render('persona', x)} {mask.mood}" for x in LANGUAGES}
 
 
 def framed(

@@ -7,21 +7,14 @@ from typing import Any
 
 from agent.bag import Bag, living
 from agent.learning.conflict import clashing
-from agent.learning.data import digest, framed, is_probe, literals, near_duplicate, rows
+from agent.learning.data import digest, framed, is_probe, literals, near_duplicate, personas, rows
 from agent.learning.objections import objected
 from agent.phrase import Phrase
-from agent.records import Draft, Example, Habit, Mask, Method, Proposal, Purpose, Turn, Verdict
+from agent.records import Draft, Example, Habit, Method, Proposal, Purpose, Turn, Verdict
 from agent.settings import profile
-from prompts import LANGUAGES, Language, language_of, render
+from prompts import Language, language_of
 
 FRESH_AT_MOST = 2
-
-
-def personas(mask: Mask) -> dict[Language, str]:
-    """The persona each language's system prompt carries, mood included; a language left out has the default one."""
-    if not mask.mood:
-        return dict(mask.persona)
-    return {x: f"{mask.persona.get(x) or render('persona', x)} {mask.mood}" for x in LANGUAGES}
 
 
 def config_of(bag: Bag, method: Method = "distill") -> dict[str, Any]:

@@ -13,8 +13,8 @@ from pathlib import Path
 from random import Random
 
 from agent.bag import Bag
-from agent.learning.data import literals, rows
-from agent.learning.proposing import config_of, personas
+from agent.learning.data import literals, personas, rows
+from agent.learning.proposing import config_of
 from agent.models.embedded import SEEDLING, EmbeddedBody
 from agent.ports import BASE
 from agent.records import Example, Habit
