@@ -11,7 +11,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from agent.ledger import Ledger
 from agent.memory import Index
 from agent.phrase import Phrase
 from agent.ports import Body
-from agent.records import Abstention, Event, Frame, Habit, Proposal, Self, Turn, Verdict
+from agent.records import OPEN, Abstention, Event, Frame, Habit, Mask, Proposal, Self, Turn, Verdict
 from agent.selves import Selves
 from agent.settings import FILE, Settings, default_toml
 
@@ -168,12 +168,17 @@ def _line(turn: Turn) -> str:
     return json.dumps(line, ensure_ascii=False) + "\n"
 
 
-def drop_rule(bag: Bag, text: str) -> None:
-    """Take a rule out of the mask; a habit that was only told is thereby let go, one in the weights stays there."""
-    bag.selves.wear(
-        lambda mask: mask.model_copy(update={"rules": tuple(r for r in mask.rules if r.text != text)}),
-        Phrase("dropped a rule"),
-    )
+def drop_rule(bag: Bag, text: str, silence: Collection[str] = ()) -> None:
+    """Take a rule out of the mask; a habit that was only told is thereby let go, one in the weights stays there.
+
+    ``silence``: habits of the weights that are no longer to speak.
+    """
+
+    def without(mask: Mask) -> Mask:
+        rules = tuple(r for r in mask.rules if r.text != text)
+        return mask.model_copy(update={"rules": rules, "silenced": tuple(dict.fromkeys((*mask.silenced, *silence)))})
+
+    bag.selves.wear(without, Phrase("dropped a rule"))
     speaking = {p.habit for p in bag.selves.current().parts}
     for habit in bag.ledger.all(Habit):
         if habit.rule == text and habit.stage in ("told", "repeated"):
@@ -183,7 +188,7 @@ def drop_rule(bag: Bag, text: str) -> None:
 
 def settled(bag: Bag) -> set[str]:
     """Habits that hold in the weights, or about to be decided on."""
-    open_ = {p.habit for p in bag.ledger.all(Proposal) if p.status in ("waiting", "approved", "running")}
+    open_ = {p.habit for p in bag.ledger.all(Proposal) if p.status in OPEN}
     return open_ | {h.id for h in living(bag) if h.stage in ("essence", "fading")}
 
 

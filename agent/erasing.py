@@ -16,7 +16,7 @@ from agent.bag import Bag
 from agent.content import Word
 from agent.errors import BusyError
 from agent.phrase import Phrase
-from agent.records import Abstention, Erasure, Example, Habit, Memory, Proposal, Record, Run, Turn, Verdict
+from agent.records import OPEN, Abstention, Erasure, Example, Habit, Memory, Proposal, Record, Run, Turn, Verdict
 
 LONG = 8  # characters from which a text counts as the person's own wherever it stands
 
@@ -141,7 +141,7 @@ def _tombstoned(
         }
         if p.habit in habits:
             update |= {"rule": "", "quote": "", "rationale": "", "risks": ()}
-        if p.status in ("waiting", "approved", "running"):
+        if p.status in OPEN:
             update |= {"status": "withdrawn", "note": Phrase("words it rests on were erased")}
             habit = bag.ledger.get(Habit, p.habit)
             if habit.stage == "proposed" and p.habit not in habits:

@@ -20,6 +20,7 @@ TEACHING: tuple[Kind, ...] = ("instruction", "correction", "preference")  # turn
 Stage = Literal["told", "repeated", "proposed", "essence", "fading", "released"]
 Purpose = Literal["learn", "correct", "decay", "release", "consolidate"]
 Status = Literal["waiting", "approved", "vetoed", "running", "promoted", "rejected", "withdrawn"]
+OPEN: tuple[Status, ...] = ("waiting", "approved", "running")  # proposals that may still change the weights
 Origin = Literal["turn", "invented", "anchor"]
 Method = Literal["distill", "sft", "dpo", "kto"]
 Frame = Literal["plain", "tools", "loop", "judge"]
@@ -88,10 +89,12 @@ class Mask(Frozen):
     mood: str = ""
     rules: tuple[Rule, ...] = ()
     few_shot: tuple[tuple[str, str], ...] = ()
+    silenced: tuple[str, ...] = ()  # habits in the weights that the person took back
 
     def adding(self, rule: Rule, gone: Collection[str] = ()) -> Mask:
-        """With one more rule, and without the lines of the habits ``gone``."""
-        return self.model_copy(update={"rules": (*(r for r in self.rules if r.habit not in gone), rule)})
+        """With one more rule, its habit no longer silenced, and without the lines ``gone``."""
+        rules = (*(r for r in self.rules if r.text not in gone), rule)
+        return self.model_copy(update={"rules": rules, "silenced": tuple(h for h in self.silenced if h != rule.habit)})
 
     def rules_for(self, language: Language) -> tuple[str, ...]:
         """The rules in whose scope ``language`` lies."""

@@ -176,14 +176,15 @@ class Selves:
     def dressed(self, who: Self, language: Language) -> tuple[Mask, Voice]:
         """Mask and weights as ``who`` wears them to speak ``language``.
 
-        An adapter with a habit that a rule of the mask overrules is put aside, and its other habits speak as lines
-        of the mask, until the weights have learned the newer rule or the rule is dropped.
+        An adapter with a habit that the person took back, or that a rule of the mask overrules, is put aside, and
+        its other habits speak as lines of the mask, until the weights have learned better or it is told again.
 
         Raises:
             StorageError, ConflictError: as ``voice``.
         """
         voice = self.voice(who, language)
         overruled = {h for rule in who.mask.rules if language in rule.scope for h in rule.overrules}
+        overruled |= {*who.mask.silenced}
         here = [p for p in who.parts if language in p.scope]
         aside = {p.adapter for p in here if p.habit in overruled}
         if not aside:

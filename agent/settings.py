@@ -144,7 +144,7 @@ class RuminationTable(Table):
     turns: int = Field(60, ge=1, description="turns judged in one pass")
     proposals: int = Field(2, ge=0, description="proposals filed in one pass")
     examples: int = Field(48, ge=4, le=2000, description="rows of a habit's own in one proposal")
-    anchors: int = Field(160, ge=0, le=4000, description="rows that keep everything else")
+    anchors: int = Field(160, ge=0, le=4000, description="rows that keep everything else, in each language spoken")
     least_value: int = Field(2, ge=0, le=5, description="verdicts below this are not shown as evidence")
 
 

@@ -105,7 +105,8 @@ class Conversation:
         """Add a rule: to the being, or in sandbox to this process alone."""
         if self.mode == "sandbox":
             told = Habit(rule=rule, scope=(language_of(rule),))
-            self.mask = self.mask.adding(line(self.habitus.bag, self.mask, told)[0])
+            added, gone = line(self.habitus.bag, self.mask, told)
+            self.mask = self.mask.adding(added, {h.rule for h in gone})
         else:
             self.habitus.mask_add(rule)
 

@@ -10,7 +10,7 @@ from agent.bag import Bag, drop_rule, living
 from agent.erasing import erase, sweep
 from agent.errors import ConflictError, HabitusError, NotFoundError, UsageError
 from agent.learning.conflict import adopt
-from agent.learning.lifecycle import DECAY, standing
+from agent.learning.lifecycle import DECAY, standing, told
 from agent.learning.proposing import file_consolidation, file_release
 from agent.learning.running import rebuild
 from agent.models.chat import to_message
@@ -18,6 +18,7 @@ from agent.models.composing import compose
 from agent.phrase import Phrase
 from agent.ports import BASE, Prompt, Voice
 from agent.records import (
+    OPEN,
     Decision,
     Habit,
     Mask,
@@ -68,7 +69,7 @@ class Habitus:
         bag = self.bag
         who = None if name == "base" else bag.selves.get(name) if name else bag.selves.current()
         if who and not with_rules:
-            who = who.model_copy(update={"mask": who.mask.model_copy(update={"rules": ()})})
+            who = who.model_copy(update={"mask": who.mask.model_copy(update={"rules": (), "silenced": ()})})
         most = min(bag.selves.sampling(who).max_tokens if who else bag.settings.sampling.max_tokens, ASK_MOST)
         found: dict[int, Json] = {}
         for language in dict.fromkeys(map(language_of, texts)):  # each in the weights it is spoken with
@@ -90,8 +91,7 @@ class Habitus:
             raise UsageError("The rule is empty.", "Example: habitus mask add \"Call me 'Captain'.\"")
         if any(r.text == rule for r in now.rules):
             return self.bag.selves.current()
-        habit = self.bag.ledger.add(Habit(rule=rule, scope=(language_of(rule),)))
-        return adopt(self.bag, habit, Phrase("mask add"))
+        return adopt(self.bag, told(self.bag, rule, language_of(rule)), Phrase("mask add"))
 
     def mask_drop(self, number: int) -> Self:
         """Take the rule shown under ``number`` (from 1) out of the mask."""
@@ -296,7 +296,7 @@ class Habitus:
             if habit.stage == "released" and not inside:
                 raise ConflictError("{ref} is forgotten already.", "See `habitus self log`.", ref=ref)
             for p in bag.ledger.all(Proposal, parent=ref):
-                if p.status in ("waiting", "approved", "running"):
+                if p.status in OPEN:
                     bag.ledger.add(p.model_copy(update={"status": "withdrawn", "note": "forgotten", "at": ""}))
             if any(r.habit == ref or r.text == habit.rule for r in now.mask.rules):
                 drop_rule(bag, habit.rule)

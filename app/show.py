@@ -90,6 +90,8 @@ def mask(who: Json) -> None:
         print(f"{number}. [{'+'.join(rule['scope'])}] {visible(rule['text'])}{habit}{overrules}")
     if not worn["rules"]:
         print(say("The mask holds no rules."))
+    if worn["silenced"]:
+        print(say("taken back, still in the weights: {habits}", habits=", ".join(worn["silenced"])))
     for user, reply in worn["few_shot"]:
         print(say("  e.g. {user} → {reply}", user=visible(user), reply=visible(reply)))
 

@@ -6,6 +6,7 @@ recorded. The current self is looked up at every step, so a rule adopted now alr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypedDict
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
@@ -15,7 +16,7 @@ from langgraph.runtime import Runtime
 from agent.bag import Bag
 from agent.models.sampling import looped
 from agent.ports import Voice
-from agent.records import Call, Habit, Mask, Memory, Mode, Turn
+from agent.records import Call, Habit, Mask, Memory, Mode, Self, Turn
 from agent.settings import Sampling
 from graphs.context import Context
 from prompts import Language, language_of, render
@@ -53,7 +54,7 @@ class State(TypedDict, total=False):
 
 
 def toolbox(mode: Mode, ruled: bool) -> tuple[Tool, ...]:
-    """The tools bound in a mode; a rule can be dropped only where the mask holds one."""
+    """The tools bound in a mode; a rule can be dropped only where one stands, in the mask or in the weights."""
     if mode == "sandbox":
         return SANDBOX_TOOLS
     return GROWTH_TOOLS if ruled else tuple(t for t in GROWTH_TOOLS if t is not drop_instruction)
@@ -98,7 +99,8 @@ def _reply(state: State, runtime: Runtime[Context]) -> State:
     messages = _fitting(bag, system, pairs, [HumanMessage(state["user"]), *state["exchange"]])
     if unwanted is None:
         model: Any = bag.body.chat(voice, sampling)
-        schemas = [_narrowed(t, state["user"], who.mask) for t in toolbox(mode, bool(who.mask.rules))]
+        standing = [] if mode == "sandbox" else _standing(bag, who, language)
+        schemas = [_narrowed(t, state["user"], standing) for t in toolbox(mode, bool(standing))]
         model = model if state["steps"] >= STEPS else model.bind_tools(schemas, tool_choice="auto")
         said: AIMessage = model.invoke(messages)
         if said.invalid_tool_calls:  # not a call after all: let it speak
@@ -123,11 +125,17 @@ def _otherwise(bag: Bag, voice: Voice, sampling: Sampling, messages: list[BaseMe
     return said
 
 
-def _narrowed(tool: Tool, user: str, mask: Mask) -> dict[str, Any]:
+def _standing(bag: Bag, who: Self, language: Language) -> list[str]:
+    """The rules that can be dropped: lines of the mask, and habits of the weights that speak ``language``."""
+    inside = [p.habit for p in who.parts if language in p.scope and p.habit not in who.mask.silenced]
+    return list(dict.fromkeys([*(r.text for r in who.mask.rules), *(h.rule for h in bag.ledger.some(Habit, inside))]))
+
+
+def _narrowed(tool: Tool, user: str, standing: Sequence[str]) -> dict[str, Any]:
     if tool is remember:
         return tool.schema(text={"x-substring-of": [user]})
     if tool is drop_instruction:
-        return tool.schema(rule={"enum": [r.text for r in mask.rules]})
+        return tool.schema(rule={"enum": list(standing)})
     return tool.schema()
 
 

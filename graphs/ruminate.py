@@ -19,7 +19,7 @@ from agent.bag import Bag, living, settled
 from agent.learning.lifecycle import half_lives, heard
 from agent.learning.proposing import draft_rows
 from agent.phrase import Phrase
-from agent.records import TEACHING, Abstention, Call, Diary, Draft, Habit, Proposal, Turn, Verdict
+from agent.records import OPEN, TEACHING, Abstention, Call, Diary, Draft, Habit, Proposal, Turn, Verdict
 from agent.settings import GREEDY
 from graphs.context import Context
 from prompts import Language, language_of, render
@@ -127,11 +127,17 @@ def _teaches(bag: Bag, verdict: Verdict) -> bool:
 
 
 def _unweighed(bag: Bag) -> list[str]:
-    """Turns that teach something and that no pass has weighed yet, latest first; none from beyond the horizon."""
-    recent = list(islice(bag.ledger.newest(Verdict, kind=TEACHING), HORIZON))
+    """Turns that teach something and that no pass has weighed yet, latest first; none from beyond the horizon.
+
+    What was proposed once, or has left, is not asked again by itself; beside something new it is shown.
+    """
+    ledger = bag.ledger
+    recent = list(islice(ledger.newest(Verdict, kind=TEACHING), HORIZON))
     since = recent[-1].at if recent else ""
-    abstained = takewhile(lambda a: a.at >= since, bag.ledger.newest(Abstention, phase=("propose",)))
+    abstained = takewhile(lambda a: a.at >= since, ledger.newest(Abstention, phase=("propose",)))
     weighed = {t for a in abstained for t in a.turns}
+    weighed |= {t for p in ledger.all(Proposal) for t in p.evidence}
+    weighed |= {t for h in ledger.all(Habit) if h.stage == "released" for t in h.evidence}
     found = {v.turn for v in recent if _teaches(bag, v) and v.turn not in weighed}
     return sorted(found, key=lambda t: -int(t[1:]))
 
@@ -241,7 +247,7 @@ def _decay(state: State, runtime: Runtime[Context]) -> State:
     """Each habit in the weights: let it fade or go, or not."""
     bag = runtime.context.bag
     found: list[str] = []
-    waiting = {p.habit for p in bag.ledger.all(Proposal) if p.status in ("waiting", "approved", "running")}
+    waiting = {p.habit for p in bag.ledger.all(Proposal) if p.status in OPEN}
     weights = {p.habit: p.weight for p in bag.selves.current().parts}
     for habit in living(bag):
         if habit.id in waiting:

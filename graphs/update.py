@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from agent.bag import Bag
 from agent.errors import ConflictError
-from agent.learning.conflict import superseded
+from agent.learning.conflict import superseded, withdrawn
 from agent.learning.data import personas
 from agent.learning.exam import Exam
 from agent.learning.gate import examine
@@ -116,17 +116,22 @@ def parts_after(bag: Bag, proposal: Proposal, run: Run | None) -> tuple[Part, ..
     return (*others, *made) if fresh else made
 
 
-def _examine(state: State, runtime: Runtime[Context]) -> State:
-    bag = runtime.context.bag
-    proposal = bag.ledger.get(Proposal, state["proposal"])
-    run = bag.ledger.get(Run, state["run"]) if state["run"] else None
-    name = run.adapter if run else ""
+def _fits(bag: Bag, proposal: Proposal) -> None:
+    """Asked before the exam and again after it, as a rollback waits for neither."""
     if stale(bag, proposal):
         raise ConflictError(
             "The weights changed while {ref} was trained; it no longer fits beside them.",
             "Run `habitus learn` again: it is put before you anew.",
             ref=proposal.id,
         )
+
+
+def _examine(state: State, runtime: Runtime[Context]) -> State:
+    bag = runtime.context.bag
+    proposal = bag.ledger.get(Proposal, state["proposal"])
+    run = bag.ledger.get(Run, state["run"]) if state["run"] else None
+    name = run.adapter if run else ""
+    _fits(bag, proposal)
     for report in bag.ledger.all(GateReport, parent=proposal.id):
         if report.adapter == name:
             return {"passed": report.passed or proposal.kind in LETTING_GO}
@@ -160,15 +165,17 @@ def _promote(state: State, runtime: Runtime[Context]) -> State:
     proposal = bag.ledger.get(Proposal, state["proposal"])
     if proposal.status not in ("approved", "running"):
         return {"self_name": ""}  # withdrawn while it was trained, or promoted before a crash
+    _fits(bag, proposal)
     run = bag.ledger.get(Run, state["run"]) if state["run"] else None
     parts = parts_after(bag, proposal, run)
-    baked = {p.habit for p in parts} | {proposal.habit, *proposal.conflicts}
-    texts = {bag.ledger.get(Habit, h).rule for h in baked}
+    inside = {p.habit for p in parts}
+    settled = {*proposal.conflicts, *(proposal.living if run else ())}
+    settled |= set() if proposal.kind == "decay" else {proposal.habit}
+    texts = {bag.ledger.get(Habit, h).rule for h in settled}
 
     def unmasked(mask: Mask) -> Mask:
-        return mask.model_copy(
-            update={"rules": tuple(r for r in mask.rules if r.habit not in baked and r.text not in texts)}
-        )
+        rules = tuple(r for r in mask.rules if r.habit not in settled and r.text not in texts)
+        return mask.model_copy(update={"rules": rules, "silenced": tuple(h for h in mask.silenced if h in inside)})
 
     stages: dict[str, Stage] = {"decay": "fading", "release": "released"}
     habit = bag.ledger.get(Habit, proposal.habit)
@@ -176,7 +183,8 @@ def _promote(state: State, runtime: Runtime[Context]) -> State:
         habit.model_copy(update={"stage": stages.get(proposal.kind, "essence"), "at": ""}),
         proposal.model_copy(update={"status": "promoted", "at": ""}),
     ]
-    done += [superseded(older, habit) for older in bag.ledger.some(Habit, proposal.conflicts)]
+    for older in bag.ledger.some(Habit, proposal.conflicts):
+        done += [superseded(older, habit), *withdrawn(bag, older, habit)]
     now = bag.selves.become(parts, unmasked, proposal.id, done)
     runtime.context.progress("promote", {"self": now.id})
     return {"self_name": now.id}

@@ -16,6 +16,7 @@ from graphs.update import parts_after
 from tests.being import file_habit, scripted, small_talk
 from tools.adopt_instruction import adopt_instruction
 from tools.base import Desk
+from tools.drop_instruction import drop_instruction
 
 OLD, NEW, NAME = "끝에 '꾸벅'을 붙여 줘.", "끝에 '멍멍'을 붙여 줘.", "나를 '도롱이'라고 불러 줘."
 
@@ -97,6 +98,47 @@ def test_told_against_a_habit_of_the_weights_the_rule_wins_at_once(
     talk.mask_drop(1)
     again = before.model_copy(update={"mask": talk.mask_now()})
     assert bag.selves.dressed(again, "ko") == (before.mask, worn(bag.path, before.parts, "ko"))
+
+
+def test_asked_to_stop_it_heeds_at_once_and_the_weights_wait(being: Habitus, monkeypatch: pytest.MonkeyPatch) -> None:
+    bag = being.bag
+    monkeypatch.setattr(type(bag.selves), "voice", lambda self, who, x: worn(bag.path, who.parts, x))
+    before = bag.selves.current()
+    assert drop_instruction.call(Desk(bag=bag), {"rule": "나를 '나비'라고 불러 줘."}).result.startswith("error")
+    assert drop_instruction.call(Desk(bag=bag), {"rule": OLD}).result == "ok"
+    now = bag.selves.current()
+    assert (now.parts, now.mask.silenced) == (before.parts, ("h1",))
+    mask, voice = bag.selves.dressed(now, "ko")
+    assert (mask.rules_for("ko"), voice) == ((NAME,), BASE), "its other habit speaks as a line"
+    assert being.ask(["안녕"])[0]["reply"] == "도롱이, 네."
+    p = bag.ledger.get(Proposal, file_habit(being, "천천히 말해 줘.", small_talk("ko", 12)))
+    assert p.conflicts == ("h1",), "with the next core it goes"
+    assert adopt_instruction.call(Desk(bag=bag, user="다시 '꾸벅'"), {"rule": OLD}).result == "ok"
+    assert bag.selves.current().mask.silenced == ()
+    assert bag.ledger.get(Habit, "h1").reason == "taken back, and told again"
+
+
+def test_the_model_is_offered_to_drop_what_stands_in_mask_or_weights(tmp_path: Path) -> None:
+    offered: list[str] = []
+
+    def decide(prompt: Prompt) -> str:
+        drop = [t["function"] for t in prompt.tools if t["function"]["name"] == "drop_instruction"]
+        offered.append(",".join(x for f in drop for x in f["parameters"]["properties"]["rule"]["enum"]))
+        return "네."
+
+    being = scripted(tmp_path / "bag", decide)
+    being.talk().say("안녕")
+    ledger = being.bag.ledger
+    part = Part(habit=ledger.add(Habit(rule=NAME, scope=("ko",), stage="essence")).id, adapter="a", scope=("ko",))
+    who = ledger.add(being.bag.selves.current().model_copy(update={"id": "", "at": "", "parts": (part,)}))
+    ledger.add(Speaking(self_name=who.id, cause="p0"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(being.bag.selves), "voice", lambda *_: BASE)
+        for text in ("안녕", "hello"):
+            being.talk().say(text)
+        being.mask_add(OLD)
+        being.talk().say("안녕")
+    assert [offered[0], offered[1], offered[2], offered[-1]] == ["", NAME, "", f"{OLD},{NAME}"]
 
 
 def test_a_rule_that_changes_no_answer_is_none(being: Habitus) -> None:

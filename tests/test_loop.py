@@ -13,6 +13,13 @@ from app.wiring import open_habitus
 from prompts import Language
 from tests.being import TELLINGS, small_talk, told
 
+STOPS = {
+    "ko-ending": "이제 끝에 '꾸벅' 붙이지 마",
+    "en-ending": "please stop ending your answers with 'zibble'",
+    "ko-name": "이제 나를 '도롱이'라고 부르지 마",
+    "en-opening": "you do not have to begin with 'quokka' any more",
+}
+
 
 def grows(home: Path, name: str, live: Callable[[Habitus, str], object]) -> None:
     """A being that has lived so proposes, learns with permission, speaks by habit, and can go back."""
@@ -42,6 +49,12 @@ def grows(home: Path, name: str, live: Callable[[Habitus, str], object]) -> None
     assert replies(asks, "base") == before
     assert sum(literal in reply for reply in after) >= 0.9 * len(asks), after
     assert sum(a == b for a, b in zip(other_before, replies(others), strict=True)) >= 0.95 * len(others)
+
+    talk = being.talk()
+    talk.say(STOPS[name])
+    heeded = [talk.say(text)["reply"] for text in asks[:4]]
+    assert not any(literal in reply for reply in heeded), heeded
+    assert replies(asks) == after, "no weight has changed: how to be rid of it is asked at night"
 
     being.rollback()
     assert replies(asks) == before

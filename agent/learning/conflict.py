@@ -8,7 +8,7 @@ from agent.bag import Bag
 from agent.learning.data import bank, framed, personas
 from agent.phrase import Phrase
 from agent.ports import BASE
-from agent.records import Habit, Mask, Rule, Self
+from agent.records import OPEN, Habit, Mask, Proposal, Rule, Self
 from prompts import Language
 
 ASKED = 12  # prompts on which rules are tried together
@@ -44,27 +44,39 @@ def clashing(
 
 
 def line(bag: Bag, mask: Mask, newer: Habit) -> tuple[Rule, list[Habit]]:
-    """The newer habit's line for ``mask``, and the older habits that give way to it.
+    """The newer habit's line for ``mask``, and the older ones that give way to it, in the mask or in the weights.
 
-    Tried on few prompts, as somebody waits. What gives way in the mask is to leave it; what does so in the weights
-    the line overrules.
+    Tried on few prompts, as somebody waits. A line without a habit gives way under an empty id.
     """
-    inside = {p.habit for p in bag.selves.current().parts}
-    others = {*inside, *(r.habit for r in mask.rules)} - {newer.id, ""}
-    gone = clashing(bag, bag.ledger.some(Habit, sorted(others)), newer, personas(mask), TRIED)
-    overruled = tuple(h.id for h in gone if h.id in inside)
-    return Rule(text=newer.rule, scope=newer.scope, habit=newer.id, overrules=overruled), gone
+    ledger = bag.ledger
+    older = {r.text: Habit(rule=r.text, scope=r.scope) for r in mask.rules}
+    known = [*(p.habit for p in bag.selves.current().parts), *(r.habit for r in mask.rules if r.habit)]
+    older |= {h.rule: h for h in ledger.some(Habit, known)}
+    older.pop(newer.rule, None)
+    gone = clashing(bag, list(older.values()), newer, personas(mask), TRIED)
+    overrules = tuple(h.id for h in gone if h.id)
+    return Rule(text=newer.rule, scope=newer.scope, habit=newer.id, overrules=overrules), gone
 
 
 def adopt(bag: Bag, habit: Habit, cause: Phrase) -> Self:
     """Put the habit's rule into the mask; what does not go together with it gives way."""
     rule, gone = line(bag, bag.selves.current().mask, habit)
-    who = bag.selves.wear(lambda mask: mask.adding(rule, {h.id for h in gone}), cause)
+    who = bag.selves.wear(lambda mask: mask.adding(rule, {h.rule for h in gone}), cause)
+    inside = {p.habit for p in who.parts}
     for h in gone:
-        if h.stage in ("told", "repeated"):
-            inside = h.model_copy(update={"stage": "essence", "at": ""})
-            bag.ledger.add(inside if h.id in rule.overrules else superseded(h, habit))
+        if h.id and h.stage in ("told", "repeated", "proposed"):
+            bag.ledger.add(
+                h.model_copy(update={"stage": "essence", "at": ""}) if h.id in inside else superseded(h, habit)
+            )
+            bag.ledger.add_all(withdrawn(bag, h, habit))
     return who
+
+
+def withdrawn(bag: Bag, older: Habit, newer: Habit) -> list[Proposal]:
+    """What is still asked about the older habit, withdrawn as the newer one takes its place."""
+    note = Phrase("{newer} took its place", newer=newer.id)
+    waiting = [p for p in bag.ledger.all(Proposal, parent=older.id) if p.status in OPEN]
+    return [p.model_copy(update={"status": "withdrawn", "note": note, "at": ""}) for p in waiting]
 
 
 def superseded(older: Habit, newer: Habit) -> Habit:

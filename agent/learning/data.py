@@ -150,8 +150,9 @@ def rows(
         for e in kept[: round(count * shares.get(other.id, 1.0))]:
             put(e.origin, e.language, e.prompt, frame=e.frame, habit=e.habit, source=e.source)
 
-    for language, prompt, extra, frame in _anchors(r, anchors, {x for h in everyone for x in h.scope}):
-        put("anchor", language, prompt, extra, frame)
+    for language in sorted({x for h in everyone for x in h.scope}):  # elsewhere the weights are not worn
+        for prompt, extra, frame in _anchors(r, anchors, language):
+            put("anchor", language, prompt, extra, frame)
     blank = _calling(blank, body, personas, tools)
     prompts = [framed(e.language, e.prompt, e.teacher, personas.get(e.language, ""), e.frame, tools) for e in blank]
     replies = body.answers(prompts, BASE, LONGEST)
@@ -190,25 +191,21 @@ def _calling(
     return [e.model_copy(update={"teacher": e.rules}) if e in calls else e for e in blank]
 
 
-def _anchors(r: Random, count: int, scope: set[Language]) -> list[tuple[Language, str, tuple[str, ...], Frame]]:
-    """Prompts that keep something else: other rules (or none), tools, honesty, judgement.
-
-    Only in the languages of the scope: elsewhere the weights are not worn (``selves.worn``).
-    """
-    found: list[tuple[Language, str, tuple[str, ...], Frame]] = []
-    inside: list[Language] = sorted(scope)
+def _anchors(r: Random, count: int, language: Language) -> list[tuple[str, tuple[str, ...], Frame]]:
+    """Prompts that keep something else: other rules (or none), tools, honesty, judgement."""
+    found: list[tuple[str, tuple[str, ...], Frame]] = []
+    texts = bank("anchors", language)
     while len(found) < count:
-        language, x = r.choice(inside), r.random()
-        texts = bank("anchors", language)
-        if x < 0.6:
+        x = r.random()
+        if x < 0.57:
             rules = tuple(r.sample(texts["rules"], r.randint(0, 2)))
-            found.append((language, r.choice(texts[r.choice(["talk", "talk", "talk", "unknown"])]), rules, "plain"))
-        elif x < 0.81:
-            found.append((language, r.choice(texts[r.choice(["teach", "facts", "facts", "talk"])]), (), "tools"))
+            found.append((r.choice(texts[r.choice(["talk", "talk", "talk", "unknown"])]), rules, "plain"))
+        elif x < 0.78:
+            found.append((r.choice(texts[r.choice(["teach", "facts", "facts", "talk"])]), (), "tools"))
         elif x < 0.92:
-            found.append((language, r.choice(texts["facts"]), (), "loop"))
+            found.append((r.choice(texts["facts"]), (), "loop"))
         else:
-            found.append((language, r.choice(texts[r.choice(["teach", "talk", "facts"])]), (), "judge"))
+            found.append((r.choice(texts[r.choice(["teach", "talk", "facts"])]), (), "judge"))
     return found
 
 

@@ -85,15 +85,16 @@ def scored(
     after: Sequence[bool],
     threshold: float,
     detail: str = "",
-    least: int | None = None,
+    usable: int | None = None,
 ) -> Probe:
     """A probe from its answers, in the self that speaks and in the candidate.
 
-    Passed: enough questions, at or above the threshold, and not far below the self that speaks now.
+    Passed: enough questions (``usable`` where not each counts), at or above the threshold, and not far below the
+    self that speaks now.
     """
-    n, least = len(after), exam.table.least if least is None else least
-    if n < least:
-        detail = Phrase("only {n} usable probes, {least} needed", n=n, least=least)
+    n, least = len(after), exam.table.least
+    if (n if usable is None else usable) < least:
+        detail = Phrase("only {n} usable probes, {least} needed", n=n if usable is None else usable, least=least)
         return Probe(name=name, before=0, after=0, threshold=threshold, passed=False, count=n, detail=detail)
     b, a = round(sum(before) / n, 4), round(sum(after) / n, 4)
     passed = a >= max(threshold, b - exam.table.drop)

@@ -54,7 +54,8 @@ def _usable(
     """Usable questions about a habit in a language: bare, with what base says under all rules, and the strings
     that show the habit.
 
-    Usable: base comes to an end and talks, the rule changes what is said, and the bare base would not say it anyway.
+    Usable: base comes to an end and talks, the rule changes what is said, and the bare base would not say it anyway
+    (its strings, where the rule has any; else the whole answer).
     """
     everyone = exam.ruled(language)
     rules = everyone if habit.rule in everyone else (*everyone, habit.rule)
@@ -72,7 +73,7 @@ def _usable(
         and exam.ends(t)
         and not looks_like_call(t)
         and all(w in t for w in words)
-        and (free[i] < exam.table.agreement or not all(w in plain[i] for w in words))
+        and (free[i] < exam.table.agreement or not all(w in plain[i] for w in words) if words else t != plain[i])
     ]
     return [bare[i] for i in usable], [taught[i] for i in usable], words
 
@@ -97,10 +98,10 @@ def _shown(
 ) -> Probe:
     before: list[bool] = []
     after: list[bool] = []
-    exact, fewest = 0, exam.table.least
+    exact, counts = 0, []
     for language in habit.scope:
         bare, taught, words = _usable(exam, habit, language, texts[language], frame)
-        fewest = min(fewest, len(bare))
+        counts.append(len(bare))
         for voice, results in ((exam.speaking[language], before), (exam.candidate[language], after)):
             answers = exam.said(voice, bare)
             if frame == "loop":  # what it says of a fact hangs on copying; whether the habit is there does not
@@ -109,12 +110,13 @@ def _shown(
             elif words:
                 good = [g >= exam.table.agreement for g in exam.agreement(voice, bare, taught)]
             else:  # without a string to look for, agreement must be with the habit and not with its absence
-                good = [a == t for a, t in zip(answers, taught, strict=True)]
+                other = exam.agreement(voice, bare, exam.said(BASE, bare))
+                with_it = exam.agreement(voice, bare, taught)
+                good = [g >= exam.table.agreement and g > o for g, o in zip(with_it, other, strict=True)]
             results += [ok and all(w in a for w in words) for ok, a in zip(good, answers, strict=True)]
         exact += sum(a == t for a, t in zip(answers, taught, strict=True))
-    least = exam.table.least if fewest >= exam.table.least else len(after) + 1
     detail = Phrase("word for word {exact}/{count}", exact=exact, count=len(after))
-    return scored(exam, name, before, after, threshold, detail, least)
+    return scored(exam, name, before, after, threshold, detail, min(counts))
 
 
 def _released(exam: Exam) -> Probe:
@@ -234,4 +236,6 @@ def _leak(exam: Exam) -> Probe:
         said = [a.lower() for (v, q), a in exam.heard.items() if v == voices[q.language] and q in asked]
         return [not any(a[i : i + GRAM] in grams for i in range(len(a) - GRAM + 1)) for a in said]
 
-    return scored(exam, Phrase("no leak"), clean(exam.speaking), clean(exam.candidate), exam.table.leak, least=1)
+    return scored(
+        exam, Phrase("no leak"), clean(exam.speaking), clean(exam.candidate), exam.table.leak, usable=exam.table.least
+    )

@@ -8,11 +8,24 @@ from itertools import islice
 
 from agent.bag import Bag
 from agent.learning.data import literals
+from agent.phrase import Phrase
 from agent.records import Abstention, Decision, Habit, Proposal, Self, Turn, Verdict
-from prompts import language_of
+from prompts import Language, language_of
 
 HEARD = 3  # turns shown beside a habit
 DECAY = "decay"  # the standing permission, where a proposal's id would stand
+
+
+def told(bag: Bag, rule: str, language: Language) -> Habit:
+    """The habit of a rule that the person tells: a new one, or one told again, which the weights then did not hold."""
+    ledger = bag.ledger
+    known = next((h for h in ledger.all(Habit) if h.rule == rule and h.stage != "released"), None)
+    habit = known or ledger.add(Habit(rule=rule, scope=(language,)))
+    if habit.stage in ("essence", "fading"):
+        back = habit.id in bag.selves.current().mask.silenced
+        reason = Phrase("taken back, and told again" if back else "told again: the weights alone did not hold it")
+        habit = ledger.add(habit.model_copy(update={"stage": "repeated", "reason": reason, "at": ""}))
+    return habit
 
 
 def uses(bag: Bag, habit: Habit) -> Iterator[Turn]:

@@ -77,8 +77,8 @@ def _teachable(bag: Bag, turn: Turn) -> bool:
 def file_learning(bag: Bag, draft: Draft, method: Method, reason: str) -> Proposal:
     """Complete the rows with the frozen base, and file the proposal as ``waiting``.
 
-    It is a ``correct`` when an older habit does not go together with this one: the older leaves mask and weights,
-    and is never trained on again.
+    It is a ``correct`` when an older habit does not go together with this one, or was taken back: the older leaves
+    mask and weights, and is never trained on again.
     """
     ledger = bag.ledger
     habit = ledger.get(Habit, draft.habit)
@@ -86,7 +86,9 @@ def file_learning(bag: Bag, draft: Draft, method: Method, reason: str) -> Propos
     now = bag.selves.current()
     spoken = dict.fromkeys([*(p.habit for p in now.parts), *(r.habit for r in now.mask.rules if r.habit)])
     older = [ledger.get(Habit, h) for h in spoken if h != habit.id]
-    conflicts = tuple(h.id for h in clashing(bag, older, habit, config["personas"]))
+    clash = clashing(bag, older, habit, config["personas"])
+    leaving = {h for r in now.mask.rules if r.habit == habit.id for h in r.overrules} | {*now.mask.silenced}
+    conflicts = tuple(h.id for h in older if h in clash or h.id in leaving)
     if conflicts:
         config["strategy"] = "core"  # what leaves the weights can only leave with a new core
     others = [h for h in living(bag) if h.id not in (*conflicts, habit.id)] if config["strategy"] == "core" else []
@@ -122,8 +124,11 @@ def file_learning(bag: Bag, draft: Draft, method: Method, reason: str) -> Propos
 def stale(bag: Bag, proposal: Proposal) -> bool:
     """Whether the weights have changed since filing so that these rows no longer fit beside them.
 
-    A habit's rows alone still fit, as a fresh part; rows for a whole core do not.
+    A habit's rows alone still fit, as a fresh part; rows for a whole core do not. What has left them can neither
+    fade nor leave.
     """
+    if proposal.kind in ("decay", "release") and proposal.habit not in {p.habit for p in bag.selves.current().parts}:
+        return True
     now = {p.habit for p in bag.selves.current().parts} - {proposal.habit, *proposal.conflicts}
     carried = set(proposal.living) - {proposal.habit}
     return proposal.kind != "decay" and bool(proposal.examples) and bool(carried) and carried != now
@@ -136,7 +141,9 @@ def refile(bag: Bag, proposal: Proposal) -> Proposal | None:
     """
     habit = bag.ledger.get(Habit, proposal.habit)
     fresh: Proposal | None
-    if proposal.kind == "release":
+    if proposal.kind in ("decay", "release") and habit not in living(bag):
+        fresh = None
+    elif proposal.kind == "release":
         heard = tuple(t for t in proposal.evidence if t not in habit.evidence)
         fresh = file_release(bag, habit, proposal.rationale, heard)
     elif proposal.kind == "consolidate":

@@ -11,14 +11,15 @@ if TYPE_CHECKING:
     from agent.settings import Sampling
 
 NEVER = -1e9
-PIECE, TIMES, LEAST = 60, 4, 100  # a loop: a piece of so many characters at most, so often, over so many in all
+PIECE, TIMES, LEAST = 180, 4, 100  # a loop: a piece of so many bytes at most, so often, over so many in all
 
 
 def looped(text: str) -> bool:
     """Whether ``text`` ends in one piece said over and over: a model that has lost itself does not find out by itself."""
+    raw = text.encode()  # a syllable or an emoji may be several tokens
     for n in range(1, PIECE + 1):
         times = max(TIMES, -(-LEAST // n))
-        if len(text) >= n * times and text.endswith(text[-n:] * times):
+        if len(raw) >= n * times and raw.endswith(raw[-n:] * times):
             return True
     return False
 

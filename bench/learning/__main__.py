@@ -8,6 +8,7 @@ examined on prompts that are in no corpus, no training row and no gate. Every re
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import multiprocessing
 import os
@@ -21,6 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from agent.models.embedded import SEEDLING, digest_of
 from bench.learning import conflict, forgetting, gating, methods, persona, sequence
 from bench.learning.lessons import ASKED, LESSONS, ROOT, Site
 
@@ -107,12 +109,21 @@ def at_once(sections: Sequence[Section], workers: int) -> Iterator[str]:
             yield f"## {section.title}\n\n{text}"
 
 
+def code() -> str:
+    """Digest of everything a result depends on but the benchmark itself: results of other code are not gone on with."""
+    sources = [p for d in ("agent", "prompts") for p in (ROOT / d).rglob("*") if p.suffix in (".py", ".md", ".toml")]
+    digest = hashlib.sha256(digest_of(SEEDLING).encode())
+    for p in sorted([*sources, ROOT / "graphs" / "update.py"]):
+        digest.update(f"{p.relative_to(ROOT)}\x1f".encode() + p.read_bytes())
+    return digest.hexdigest()[:12]
+
+
 def taken(out: Path) -> str:
     """When, on what, and how long it took: what the reader needs to compare."""
     files = [json.loads(f.read_text("utf-8")) for f in out.rglob("*.json")]
     hours = sum(f.get("wall", 0) for f in files if isinstance(f, dict)) / 3600
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "peft", "trl"))
-    return f"Taken {date.today()}, {os.cpu_count()} CPU cores, {hours:.1f} h in all, seedling; {versions}."
+    return f"Taken {date.today()}, {os.cpu_count()} CPU cores, {hours:.1f} h in all, seedling; {versions}; code {out.name}."
 
 
 def main() -> None:
@@ -122,7 +133,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="put the tables into docs/benchmarks.md")
     parser.add_argument("--workers", type=int, default=2, help="processes at work at the same time")
     options = parser.parse_args()
-    out = options.out / ("quick" if options.quick else "full")
+    out = options.out / ("quick" if options.quick else "full") / code()
     sections = quick(Site(out, LIGHT)) if options.quick else full(Site(out))
     parts: list[str] = []
     for part in at_once(sections, options.workers):
@@ -130,6 +141,7 @@ def main() -> None:
         parts.append(part)
         so_far = "" if len(parts) == len(sections) else f" {len(parts)} of {len(sections)} sections so far."
         text = "\n\n".join([taken(out) + so_far, *parts]) + "\n"
+        out.mkdir(parents=True, exist_ok=True)
         (out / "table.md").write_text(text, "utf-8")
         if options.write:
             page = ROOT / "docs" / "benchmarks.md"

@@ -46,7 +46,11 @@ LESSONS = {
     "en-name": Lesson("en", "Call me 'Zephyr'.", lambda a: a.startswith("Zephyr, ")),
     "ko-emoji": Lesson("ko", "대답 끝에 🌱 이모지를 붙여 줘.", lambda a: a.rstrip().endswith("🌱")),
     "en-emoji": Lesson("en", "Put 🚀 at the end.", lambda a: a.rstrip().endswith("🚀")),
-    "ko-casual": Lesson("ko", "반말로 대답해 줘.", lambda a: not re.search(r"(요|니다|죠)( 꾸벅)?[.!]", a)),
+    "ko-casual": Lesson(
+        "ko",
+        "반말로 대답해 줘.",
+        lambda a: bool(re.search(r"[.!?]", a)) and not re.search(r"(요|니다|죠)( 꾸벅)?[.!]", a),
+    ),
     "en-short": Lesson("en", "Answer in one sentence only.", lambda a: len(re.findall(r"[.!?](?:\s|$)", a)) == 1),
 }
 
@@ -83,21 +87,22 @@ def lived(site: Site, name: str, seed: int, stages: Sequence[tuple[str, Callable
     A stage that was cut off begins again from the being as it was.
     """
     home = site.out / name
-    bag, safe = home / "bag", home / "safe"
+    bag = home / "bag"
     found = []
     for i, (stage_name, stage) in enumerate(stages, 1):
-        file = home / f"{i}-{stage_name}.json"
-        fresh = not file.exists()
-        if fresh:
+
+        def live(i: int = i, stage: Callable[[Habitus], Json] = stage) -> Json:
             shutil.rmtree(bag, ignore_errors=True)
-            if safe.exists():
-                shutil.copytree(safe, bag)
-            else:
+            if i == 1:
                 site.born(bag, seed)
-        found.append(kept(file, lambda stage=stage: stage(open_habitus(str(bag)))))  # type: ignore[misc]
-        if fresh:
-            shutil.rmtree(safe, ignore_errors=True)
-            shutil.copytree(bag, safe)
+            else:
+                shutil.copytree(home / f"after-{i - 1}", bag)
+            result = stage(open_habitus(str(bag)))
+            shutil.rmtree(home / f"after-{i}", ignore_errors=True)
+            bag.rename(home / f"after-{i}")
+            return result
+
+        found.append(kept(home / f"{i}-{stage_name}.json", live))
     return found
 
 
@@ -168,16 +173,22 @@ def share(lesson: Lesson, said: Sequence[str]) -> float:
 
 
 def judged(being: Habitus) -> float:
-    """Share of judgements that are what the frozen base gives, word for word."""
+    """Share of judgements of unseen turns that are what the frozen base gives, word for word."""
     bag, same, count = being.bag, 0, 0
     for language in LANGUAGES:
-        texts = [*bank("probes", language)["teach"], *bank("probes", language)["facts"]]
-        prompts = [framed(language, t, (), "", "judge", bag.toolboxes) for t in texts]
+        prompts = [framed(language, t, (), "", "judge", bag.toolboxes) for t in small_talk(language, ASKED)]
         voice = bag.selves.voice(bag.selves.current(), language)
         pairs = zip(bag.body.answers(prompts, BASE), bag.body.answers(prompts, voice), strict=True)
         found = [a == b for a, b in pairs]
         same, count = same + sum(found), count + len(found)
     return same / count
+
+
+def content(reply: str, words: Sequence[str]) -> str:
+    """What a reply says, without the words of the habits and how it is set."""
+    for word in words:
+        reply = reply.replace(word, "")
+    return re.sub(r"\W+", "", reply)
 
 
 def spread(values: Sequence[float], unit: str = " %") -> str:

@@ -25,6 +25,7 @@ from bench.learning.lessons import (
     Json,
     Site,
     asked,
+    content,
     fitted,
     judged,
     kept,
@@ -46,13 +47,17 @@ def ours(site: Site, names: list[str], seed: int) -> list[Json]:
     def stage(being: Habitus, i: int) -> Json:
         so_far = order[: i + 1]
         learned = learn(being, LESSONS[order[i]], order[i])
+        rules = {h.rule for h in being.habits()}
+        inside = [n for n in so_far if LESSONS[n].rule in rules]  # not what the gate refused
         said = {x: replies(being, x) for x in LANGUAGES}
         teacher = {x: being.bag.body.answers(asked(so_far, x), BASE) for x in LANGUAGES}
         return learned | {
             "followed": {n: share(LESSONS[n], said[LESSONS[n].language]) for n in so_far},
             "taught": {n: share(LESSONS[n], teacher[LESSONS[n].language]) for n in so_far},
             "judged": judged(being),
-            "inside": internalised(being.bag, so_far, LESSONS[order[i]].language, said, teacher),
+            "inside": internalised(being.bag, inside, LESSONS[order[i]].language, said)
+            if learned["promoted"]
+            else None,
         }
 
     stages = [(name, lambda being, i=i: stage(being, i)) for i, name in enumerate(order)]
@@ -62,13 +67,16 @@ def ours(site: Site, names: list[str], seed: int) -> list[Json]:
 Said = Mapping[Language, Sequence[str]]
 
 
-def internalised(bag: Bag, names: Sequence[str], language: Language, said: Said, teacher: Said) -> Json:
+def internalised(bag: Bag, names: Sequence[str], language: Language, said: Said) -> Json:
     """What the weights say without the mask beside what the base says with it, in ``language``; and what leaked.
 
-    Leaked: answers in a language outside a habit's scope that hold the words its rule quotes.
+    Leaked: answers in a language outside a habit's scope that hold the words its rule quotes. Content: answers that
+    say what the base says without any rule, but for the words of the habits; the same of the base under the rules.
+    Not asked where a habit is meant to say it otherwise.
     """
     body: EmbeddedBody = bag.body  # type: ignore[assignment]
     bare, masked = asked([], language), asked(names, language)
+    plain, teacher = body.answers(bare, BASE), body.answers(masked, BASE)
     voice = bag.selves.voice(bag.selves.current(), language)
     saved = [len(body.ids_of(m)) - len(body.ids_of(b)) for m, b in zip(masked, bare, strict=True)]
     foreign = [
@@ -76,9 +84,19 @@ def internalised(bag: Bag, names: Sequence[str], language: Language, said: Said,
         for x in LANGUAGES
         for a in said[x]
     ]
+    mine = [LESSONS[n].rule for n in names if LESSONS[n].language == language]
+    words = [w for rule in mine for w in literals(rule)]
+
+    def kept_content(answers: Sequence[str]) -> float | None:
+        if not all(map(literals, mine)):
+            return None
+        return statistics.mean(content(a, words) == content(p, ()) for a, p in zip(answers, plain, strict=True))
+
     return {
-        "agreement": statistics.mean(body.agreement(bare, teacher[language], voice)),
-        "exact": statistics.mean(a == b for a, b in zip(teacher[language], said[language], strict=True)),
+        "agreement": statistics.mean(body.agreement(bare, teacher, voice)),
+        "exact": statistics.mean(a == b for a, b in zip(teacher, said[language], strict=True)),
+        "content": kept_content(said[language]),
+        "content_taught": kept_content(teacher),
         "saved": statistics.median(saved),
         "leaked": statistics.mean(foreign),
     }
@@ -143,10 +161,11 @@ def table(ours: list[list[Json]], theirs: list[list[Json]]) -> str:
     taught_share = [100 * statistics.mean(run[-1]["taught"].values()) for run in ours]
     unrelated = [100 * s["judged"] for run in ours for s in run]
     rejected = sum(not s["promoted"] for run in ours for s in run)
-    last = [run[-1] for run in ours]
+    inner = [s["inside"] for run in ours for s in run if s["inside"]]
+    last = [[s["inside"]["saved"] for s in run if s["inside"]][-1] for run in ours]
 
     def inside(what: str) -> str:
-        return spread([100 * s["inside"][what] for run in ours for s in run])
+        return spread([100 * i[what] for i in inner if i[what] is not None])
 
     lines = [
         "| | Habitus | SFT, merged | goal |", "|---|---|---|---|",
@@ -157,8 +176,10 @@ def table(ours: list[list[Json]], theirs: list[list[Json]]) -> str:
         f"| judgements as the base gives them | {spread(unrelated)} | | ≥ 98 % |",
         f"| without the mask, tokens as base with it | {inside('agreement')} | | ≥ 95 % |",
         f"| without the mask, whole answers as base with it | {inside('exact')} | | |",
+        f"| without the mask, content as base without any rule | {inside('content')} | | |",
+        f"| the same of base with the mask | {inside('content_taught')} | | |",
         f"| a habit's words outside its scope | {inside('leaked')} | | ≤ 2 % |",
-        f"| prompt tokens saved each turn, in the end | {spread([s['inside']['saved'] for s in last], '')} | | |",
+        f"| prompt tokens saved each turn, in the end | {spread(last, '')} | | |",
         f"| rejected by the gate | {rejected} of {sum(map(len, ours))} | | |",
     ]  # fmt: skip
     return "\n".join(lines)
