@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,11 +23,12 @@ from agent.ledger import Ledger
 from agent.memory import Index
 from agent.phrase import Phrase
 from agent.ports import Body
-from agent.records import OPEN, Abstention, Event, Frame, Habit, Mask, Proposal, Self, Turn, Verdict
+from agent.records import OPEN, Abstention, Event, Frame, Habit, Mask, Proposal, Self, Stage, Turn, Verdict
 from agent.selves import Selves
 from agent.settings import FILE, Settings, default_toml
 
 Toolboxes = dict[Frame, tuple[dict[str, Any], ...]]  # tools offered in each frame, for teaching and examining
+LOOK_BACK = 1000  # turns in which use and keeping are looked for
 KEPT_ENOUGH = 12  # conversations: more would not change any decision, only cost time
 
 
@@ -114,7 +116,7 @@ class Bag:
         told = {ledger.get(Turn, t).thread for t in habit.evidence}  # being told is one act, keeping it another
         wearing = [s.id for s in ledger.newest(Self) if any(r.text == habit.rule for r in s.mask.rules)]
         threads: dict[str, bool] = {}
-        for turn in ledger.newest(Turn, self_name=wearing):
+        for turn in islice(ledger.newest(Turn, self_name=wearing), LOOK_BACK):
             if habit.rule in turn.rules and turn.thread not in told:
                 kinds = {v.kind for v in ledger.all(Verdict, parent=turn.id)}
                 if "correction" in kinds:
@@ -182,8 +184,8 @@ def drop_rule(bag: Bag, text: str, silence: Collection[str] = ()) -> None:
     speaking = {p.habit for p in bag.selves.current().parts}
     for habit in bag.ledger.all(Habit):
         if habit.rule == text and habit.stage in ("told", "repeated"):
-            stage = "essence" if habit.id in speaking else "released"
-            bag.ledger.add(habit.model_copy(update={"stage": stage, "at": ""}))
+            stage: Stage = "essence" if habit.id in speaking else "released"
+            bag.ledger.add(habit.become(stage, Phrase("dropped a rule")))
 
 
 def settled(bag: Bag) -> set[str]:

@@ -32,8 +32,8 @@ def erase(bag: Bag, turns: Collection[str]) -> Erasure:
         BusyError: another process has the bag's index open, or trains.
     """
     ledger, gone = bag.ledger, set(turns)
-    with bag.training_lock():
-        if not bag.index.owned:
+    with bag.training_lock(), bag.index.alone() as alone:
+        if not alone:
             raise BusyError(
                 "Another process has this bag open; it would keep what is erased.",
                 "Leave the chat first, then try again.",
@@ -44,7 +44,9 @@ def erase(bag: Bag, turns: Collection[str]) -> Erasure:
         now = bag.selves.current()
         alive = {p.habit for p in now.parts} | {r.habit for r in now.mask.rules}
         orphans = [h for h in habits if set(h.evidence) <= gone and h.id not in alive]
+        quoting = [h for h in habits if h not in orphans and _quotes_only(ledger.some(Turn, h.evidence), h.quote, gone)]
         words = {t.user for t in said} | {m.text for m in memories} | {x for h in orphans for x in (h.rule, h.quote)}
+        words |= {h.quote for h in quoting}
         copies = _Copies(words - {""})
         doomed = list(_doomed(bag, gone, {m.id for m in memories}, {h.id for h in orphans}, copies))
         proposals, adapters, examples = _tombstoned(bag, gone, {h.id for h in orphans}, copies)
@@ -64,10 +66,20 @@ def erase(bag: Bag, turns: Collection[str]) -> Erasure:
         blank += [
             h.model_copy(update={"rule": "", "quote": "", "reason": "", "stage": "released", "at": ""}) for h in orphans
         ]
+        blank += [h.model_copy(update={"quote": "", "at": ""}) for h in quoting]
         if unjudged:
             blank.append(Abstention(phase="judge", reason="erased", turns=unjudged))
         ledger.erase(doomed, [*blank, *proposals, erasure])
         return sweep(bag) or ledger.all(Erasure)[-1]
+
+
+def _quotes_only(evidence: Collection[Turn], quote: str, gone: set[str]) -> bool:
+    """Whether a quote stands in a turn that is erased, and in none that stays."""
+    return (
+        bool(quote)
+        and {quote in t.user for t in evidence if t.id in gone} == {True}
+        and not any(quote in t.user for t in evidence if t.id not in gone)
+    )
 
 
 @dataclass(frozen=True)
@@ -145,7 +157,7 @@ def _tombstoned(
             update |= {"status": "withdrawn", "note": Phrase("words it rests on were erased")}
             habit = bag.ledger.get(Habit, p.habit)
             if habit.stage == "proposed" and p.habit not in habits:
-                changed.append(habit.model_copy(update={"stage": "repeated", "at": ""}))
+                changed.append(habit.become("repeated", Phrase("words it rests on were erased")))
         changed.append(p.model_copy(update=update))
     return changed, tuple(dict.fromkeys(adapters)), count
 
@@ -172,7 +184,7 @@ def sweep(bag: Bag) -> Erasure | None:
     bag.index.rebuild()
     for path in bag.path.glob("checkpoints.db*"):  # only an index: `learn` begins anew from the recorded decision
         path.unlink()
-    for name in ("job.json", "report.md", "report.json"):  # the one left by a cut-off training, the others rewritten
+    for name in ("job.json", "report.md", "report.json"):  # left by a cut-off training; `proposals report` has the rest
         for path in (bag.path / "runs").glob(f"*/{name}"):
             path.unlink()
     ledger.compact()

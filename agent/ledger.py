@@ -244,7 +244,8 @@ class Ledger:
         """Turns with no verdict, oldest first."""
         return self._select(
             kind,
-            "kind='Turn' AND ref NOT IN (SELECT parent FROM rows WHERE kind='Verdict') ORDER BY seq LIMIT ?",
+            "kind='Turn' AND ref NOT IN (SELECT parent FROM rows WHERE kind='Verdict') AND NOT EXISTS "
+            "(SELECT 1 FROM rows AS n WHERE n.kind='Turn' AND n.ref=rows.ref AND n.seq>rows.seq) ORDER BY seq LIMIT ?",
             (limit,),
         )
 

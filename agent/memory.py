@@ -87,12 +87,15 @@ class Index:
         self._embedding = NGrams()
         if path is not None:
             path.mkdir(parents=True, exist_ok=True)
-            lock = (path / "owner.lock").open("w")
+            lock, guests = (path / "owner.lock").open("w"), path / "guests.lock"
+            guests.touch()
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 self._lock = lock
             except OSError:
                 lock.close()
+                self._guest = guests.open("w")  # held as long as these words are in memory
+                fcntl.flock(self._guest, fcntl.LOCK_SH)
                 path = None
         if path is None:
             self._words = self._collection(None)
@@ -109,10 +112,19 @@ class Index:
     def _folders(self) -> list[Path]:
         return [p for p in self._path.iterdir() if p.is_dir()] if self._path else []
 
-    @property
-    def owned(self) -> bool:
-        """Whether this process owns the index on disk."""
-        return self._lock is not None
+    @contextmanager
+    def alone(self) -> Iterator[bool]:
+        """Whether no other process has these words open; inside, none gets them."""
+        if self._path is None:
+            yield False
+            return
+        with (self._path / "guests.lock").open("w") as guests:
+            try:
+                fcntl.flock(guests, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                yield False
+            else:
+                yield True
 
     def rebuild(self) -> None:
         """Build it anew from the ledger, in a fresh folder: Chroma keeps deleted words on disk."""

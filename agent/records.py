@@ -26,6 +26,16 @@ Method = Literal["distill", "sft", "dpo", "kto"]
 Frame = Literal["plain", "tools", "loop", "judge"]
 
 
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """95 % Wilson score interval of a share of ``count``; all there is where nothing was counted."""
+    if not count:
+        return 0.0, 1.0
+    z = 1.96
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z * ((share * (1 - share) + z * z / (4 * count)) / count) ** 0.5 / (1 + z * z / count)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
 class Frozen(BaseModel):
     """An immutable value."""
 
@@ -96,6 +106,10 @@ class Mask(Frozen):
         rules = (*(r for r in self.rules if r.text not in gone), rule)
         return self.model_copy(update={"rules": rules, "silenced": tuple(h for h in self.silenced if h != rule.habit)})
 
+    def put_aside(self, language: Language) -> set[str]:
+        """Habits of the weights that do not speak ``language`` now: taken back, or overruled by a line."""
+        return {*self.silenced, *(h for rule in self.rules if language in rule.scope for h in rule.overrules)}
+
     def rules_for(self, language: Language) -> tuple[str, ...]:
         """The rules in whose scope ``language`` lies."""
         return tuple(rule.text for rule in self.rules if language in rule.scope)
@@ -143,7 +157,11 @@ class Habit(Record):
     stage: Stage = "told"
     evidence: tuple[str, ...] = ()  # turns
     kept: int = 0  # conversations in which the rule stood and was not objected to
-    reason: str = ""
+    reason: str = ""  # of its stage
+
+    def become(self, stage: Stage, reason: str) -> Habit:
+        """Its next state."""
+        return self.model_copy(update={"stage": stage, "reason": reason, "at": ""})
 
 
 class Draft(Record):
@@ -213,6 +231,11 @@ class Probe(Frozen):
     passed: bool
     count: int = 0
     detail: str = ""
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % Wilson score interval of ``after``."""
+        return wilson(self.after, self.count)
 
 
 class GateReport(Record):

@@ -128,15 +128,16 @@ class Selves:
         self.voice(target)
         inside, masked = {p.habit for p in target.parts}, {r.habit for r in target.mask.rules}
         stages: list[Record] = []
+        cause = Phrase("rollback to {who}", who=target.id)
         for habit in self._ledger.all(Habit):
             if habit.id in inside and habit.stage not in ("essence", "fading"):
-                stages.append(habit.model_copy(update={"stage": "essence", "at": ""}))
+                stages.append(habit.become("essence", cause))
                 continue
             left = habit.id not in inside and habit.stage in ("essence", "fading")
             back = habit.id in masked and habit.stage == "released"  # dropped since, or a newer one took its place
             if left or back:
-                stages.append(habit.model_copy(update={"stage": "repeated", "at": ""}))
-        return self._speak(target, Phrase("rollback to {who}", who=target.id), stages)
+                stages.append(habit.become("repeated", cause))
+        return self._speak(target, cause, stages)
 
     def _before_last_change(self) -> Self:
         trail: list[Self] = []  # selves in the order they spoke, with what was undone cut off
@@ -183,8 +184,7 @@ class Selves:
             StorageError, ConflictError: as ``voice``.
         """
         voice = self.voice(who, language)
-        overruled = {h for rule in who.mask.rules if language in rule.scope for h in rule.overrules}
-        overruled |= {*who.mask.silenced}
+        overruled = who.mask.put_aside(language)
         here = [p for p in who.parts if language in p.scope]
         aside = {p.adapter for p in here if p.habit in overruled}
         if not aside:

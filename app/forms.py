@@ -21,7 +21,8 @@ def summary(p: Proposal) -> Json:
 
 def gate(report: GateReport) -> Json:
     """A gate report as the contract lists it."""
-    return {"passed": report.passed, "probes": [p.model_dump(mode="json") for p in report.probes]}
+    probes = [{**p.model_dump(mode="json"), "interval": [round(x, 4) for x in p.interval]} for p in report.probes]
+    return {"passed": report.passed, "probes": probes}
 
 
 def self_(who: Self) -> Json:

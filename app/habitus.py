@@ -102,10 +102,16 @@ class Habitus:
 
     def mask_use(self, file: Path) -> Self:
         """Wear the mask a TOML file describes: persona, mood, rules, few_shot; what it leaves out stays."""
-        table = mask_table(file, self.bag.selves.current().mask)
-        return self.bag.selves.wear(
+        now = self.bag.selves.current().mask
+        table = mask_table(file, now)
+        told = [r["text"] for r in table.pop("rules", [r.model_dump() for r in now.rules])]
+        table["rules"] = [r.model_dump() for r in now.rules if r.text in told]
+        who = self.bag.selves.wear(
             lambda mask: Mask.model_validate({**mask.model_dump(), **table}), Phrase("mask use {file}", file=file.name)
         )
+        for rule in told:  # one by one: a line may give way to the next
+            who = self.mask_add(rule)
+        return who
 
     # -- learning ------------------------------------------------------------------------------
 
@@ -301,7 +307,7 @@ class Habitus:
             if any(r.habit == ref or r.text == habit.rule for r in now.mask.rules):
                 drop_rule(bag, habit.rule)
             if not inside:
-                bag.ledger.add(habit.model_copy(update={"stage": "released", "at": ""}))
+                bag.ledger.add(habit.become("released", Phrase("The person asked to forget it.")))
                 return {"habit": ref, "self": bag.selves.current().id, "gate": None}
             proposal = file_release(bag, habit, Phrase("The person asked to forget it."))
             self.updates.answer(
@@ -322,6 +328,8 @@ class Habitus:
             )
         self.updates.let_go()
         done = erase(bag, [t.id for t in turns])
+        for folder in bag.path.glob("runs/*"):  # without the words, from the ledger
+            training_report.write(bag, folder.name)
         worn = {p.adapter for p in bag.selves.current().parts}
         offered = None
         if worn & set(done.adapters):

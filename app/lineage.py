@@ -23,6 +23,7 @@ def why(bag: Bag, ref: str) -> Json:
     habit = ledger.get(Habit, ref)
     verdicts = {t: v for t in habit.evidence for v in ledger.all(Verdict, parent=t)}
     now = bag.selves.current()
+    parts = [p.model_dump(mode="json") for p in now.parts if p.habit == ref]
     proposals = [p for p in ledger.all(Proposal) if ref == p.habit or ref in p.living]
     return {
         "habit": habit.id,
@@ -31,7 +32,8 @@ def why(bag: Bag, ref: str) -> Json:
         "scope": list(habit.scope),
         "stage": habit.stage,
         "self": now.id,
-        "parts": [p.model_dump(mode="json") for p in now.parts if p.habit == ref],
+        "parts": parts,
+        "put_aside": bool(parts) and any(ref in now.mask.put_aside(x) for x in habit.scope),
         "in_mask": any(r.habit == ref or r.text == habit.rule for r in now.mask.rules),
         "road": _road(ledger.history(Habit, ref)),
         "evidence": [_evidence(ledger.get(Turn, t), verdicts.get(t)) for t in habit.evidence],
@@ -81,7 +83,7 @@ def differences(a: Self, b: Self) -> Json:
         return {p.habit: {"adapter": p.adapter, "weight": p.weight, "stage": p.stage} for p in who.parts}
 
     def rules(who: Self) -> Json:
-        return {r.text: list(r.scope) for r in who.mask.rules}
+        return {r.text: [*r.scope, *r.overrules] for r in who.mask.rules}
 
     def other(who: Self) -> Json:
         mask = who.mask.model_dump(mode="json", exclude={"rules"})

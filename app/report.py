@@ -8,6 +8,7 @@ from typing import Any
 from agent.bag import Bag
 from agent.records import GateReport, Proposal, Run, Self, Speaking
 from agent.settings import RANGES, Settings
+from app import forms
 from app.show import visible
 from app.words import recorded, say
 
@@ -35,7 +36,7 @@ def data(bag: Bag, ref: str) -> Json:
         "reasons": _reasons(bag.settings, p.config),
         "run": run.model_dump(mode="json", include={"adapter", "curve", "validation", "stopped_early", "seconds", "peak_mb", "environment"}) if run else None,
         "samples": [{"question": q, "before": b, "after": a} for q, b, a in gate.samples] if gate else [],
-        "gate": gate.model_dump(mode="json", include={"passed", "probes", "seconds"}) if gate else None,
+        "gate": {**forms.gate(gate), "seconds": gate.seconds} if gate else None,
         "self_before": before, "self_after": after,
     }  # fmt: skip
 
@@ -126,17 +127,17 @@ def markdown(r: Json) -> str:
     if gate:
         lines += [f"## {say('The gate')}: {'✓' if gate['passed'] else '✗'}", ""]
         lines += [
-            f"| | {say('probe')} | {say('before')} | {say('after')} | {say('needs')} | |",
-            "|---|---|---|---|---|---|",
+            f"| | {say('probe')} | {say('before')} | {say('after')} | {say('interval')} | {say('needs')} | |",
+            "|---|---|---|---|---|---|---|",
         ]
         for q in gate["probes"]:
             mark, name, detail = "✓" if q["passed"] else "✗", recorded(q["name"]), recorded(q["detail"])
             if q["passed"] and not q["count"]:
-                lines += [f"| – | {name} | | | | {detail} |"]
+                lines += [f"| – | {name} | | | | | {detail} |"]
                 continue
-            lines += [
-                f"| {mark} | {name} | {q['before']:.1%} | {q['after']:.1%} | {q['threshold']:.0%} | {q['count']} {detail} |"
-            ]
+            low, high = q["interval"]
+            numbers = f"{q['before']:.1%} | {q['after']:.1%} | {low:.0%}–{high:.0%} | {q['threshold']:.0%}"
+            lines += [f"| {mark} | {name} | {numbers} | {q['count']} {detail} |"]
         lines += [""]
     for title, who in ((say("The self before"), r["self_before"]), (say("The self after"), r["self_after"])):
         if who:

@@ -175,7 +175,11 @@ def gate(report: Json) -> None:
         if probe["passed"] and not probe["count"]:
             print(f"    – {name} {recorded(probe['detail'])}")
             continue
-        numbers = say("before {before:>6.1%}  after {after:>6.1%}  needs {threshold:.0%}  of {count}", **probe)
+        low, high = probe["interval"]
+        numbers = say(
+            "before {before:>6.1%}  after {after:>6.1%} ({low:.0%}–{high:.0%})  needs {threshold:.0%}  of {count}",
+            **probe, low=low, high=high,
+        )  # fmt: skip
         print(f"    {mark} {name} {numbers}  {recorded(probe['detail'])}")
 
 
@@ -282,6 +286,8 @@ def why(r: Json) -> None:
     for part in r["parts"]:
         worn = {"who": r["self"], "adapter": part["adapter"], "weight": part["weight"], "stage": say(part["stage"])}
         print("  " + say("speaks in {who}: {adapter} × {weight} ({stage})", **worn))
+    if r["put_aside"]:
+        print("  " + say("put aside now: it was taken back, or a line of the mask overrules it"))
     if r["in_mask"]:
         print("  " + say("stands in the mask"))
     if not r["parts"] and not r["in_mask"]:

@@ -22,6 +22,7 @@ from agent.learning.exam import Exam
 from agent.learning.gate import examine
 from agent.learning.proposing import stale
 from agent.learning.running import check_approved, train
+from agent.phrase import Phrase
 from agent.records import Decision, GateReport, Habit, Mask, Part, Proposal, Record, Run, Stage
 from agent.selves import worn
 from graphs.context import Context
@@ -67,7 +68,7 @@ def settle(bag: Bag, ref: str, answer: Verdict) -> None:
         proposal.model_copy(update={"status": status, "note": answer.note, "at": ""}),
     ]
     if answer.verdict == "veto" and habit.stage == "proposed":
-        changes.append(habit.model_copy(update={"stage": "repeated", "at": ""}))
+        changes.append(habit.become("repeated", Phrase("{proposal} was vetoed", proposal=ref)))
     ledger.add_all(changes)
 
 
@@ -177,10 +178,15 @@ def _promote(state: State, runtime: Runtime[Context]) -> State:
         rules = tuple(r for r in mask.rules if r.habit not in settled and r.text not in texts)
         return mask.model_copy(update={"rules": rules, "silenced": tuple(h for h in mask.silenced if h in inside)})
 
-    stages: dict[str, Stage] = {"decay": "fading", "release": "released"}
+    ref = proposal.id
+    stages: dict[str, tuple[Stage, str]] = {
+        "decay": ("fading", Phrase("let fade with {proposal}", proposal=ref)),
+        "release": ("released", Phrase("let go with {proposal}", proposal=ref)),
+    }
+    stage, reason = stages.get(proposal.kind, ("essence", Phrase("learned with {proposal}", proposal=ref)))
     habit = bag.ledger.get(Habit, proposal.habit)
     done: list[Record] = [
-        habit.model_copy(update={"stage": stages.get(proposal.kind, "essence"), "at": ""}),
+        habit.become(stage, reason),
         proposal.model_copy(update={"status": "promoted", "at": ""}),
     ]
     for older in bag.ledger.some(Habit, proposal.conflicts):
@@ -196,7 +202,7 @@ def _reject(state: State, runtime: Runtime[Context]) -> State:
     changes: list[Record] = [proposal.model_copy(update={"status": "rejected", "at": ""})]
     habit = ledger.get(Habit, proposal.habit)
     if habit.stage == "proposed":
-        changes.append(habit.model_copy(update={"stage": "repeated", "at": ""}))
+        changes.append(habit.become("repeated", Phrase("{proposal} did not pass the gate", proposal=proposal.id)))
     ledger.add_all(changes)
     return {"self_name": ""}
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from langgraph.runtime import Runtime
 
-from agent.learning.proposing import stale
+from agent.errors import ConflictError
+from agent.learning.proposing import file_decay, file_release, refile, stale
 from agent.ports import BASE, Prompt
-from agent.records import Habit, Part, Proposal, Run, Self, Speaking
+from agent.records import Habit, Part, Proposal, Rule, Run, Self, Speaking
 from agent.selves import worn
 from app.habitus import Habitus
 from app.wiring import open_habitus
+from graphs import update
+from graphs.context import Context
 from graphs.update import parts_after
 from tests.being import file_habit, scripted, small_talk
 from tools.adopt_instruction import adopt_instruction
@@ -75,7 +79,7 @@ def test_told_in_conversation_the_newer_takes_the_line_of_the_older(tmp_path: Pa
     assert bag.ledger.get(Habit, "h1").stage == "repeated", "back in the mask"
 
 
-@pytest.mark.parametrize("door", ["the model's tool", "the person's hand", "the sandbox"])
+@pytest.mark.parametrize("door", ["the model's tool", "the person's hand", "a file", "the sandbox"])
 def test_told_against_a_habit_of_the_weights_the_rule_wins_at_once(
     being: Habitus, monkeypatch: pytest.MonkeyPatch, door: str
 ) -> None:
@@ -85,6 +89,11 @@ def test_told_against_a_habit_of_the_weights_the_rule_wins_at_once(
     talk = being.talk(mode="sandbox" if door == "the sandbox" else "growth")
     if door == "the model's tool":
         adopt_instruction.call(Desk(bag=bag, user="이제 '멍멍'을 붙여 줘"), {"rule": NEW})
+    elif door == "a file":
+        file = bag.path / "mask.toml"
+        file.write_text(f'rules = ["{NEW}"]', "utf-8")
+        being.mask_use(file)
+        being.mask_use(file)  # worn again, it is the same line
     else:
         talk.mask_add(NEW)
     now = before.model_copy(update={"mask": talk.mask_now()})
@@ -98,6 +107,13 @@ def test_told_against_a_habit_of_the_weights_the_rule_wins_at_once(
     talk.mask_drop(1)
     again = before.model_copy(update={"mask": talk.mask_now()})
     assert bag.selves.dressed(again, "ko") == (before.mask, worn(bag.path, before.parts, "ko"))
+
+
+def test_in_the_sandbox_too_the_newer_line_takes_the_place_of_the_older(tmp_path: Path) -> None:
+    talk = scripted(tmp_path / "bag", one_ending).talk(mode="sandbox")
+    for rule in (OLD, NAME, NEW):
+        talk.mask_add(rule)
+    assert talk.mask_now().rules_for("ko") == (NAME, NEW)
 
 
 def test_asked_to_stop_it_heeds_at_once_and_the_weights_wait(being: Habitus, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,6 +155,78 @@ def test_the_model_is_offered_to_drop_what_stands_in_mask_or_weights(tmp_path: P
         being.mask_add(OLD)
         being.talk().say("안녕")
     assert [offered[0], offered[1], offered[2], offered[-1]] == ["", NAME, "", f"{OLD},{NAME}"]
+
+
+@pytest.fixture
+def step(being: Habitus) -> Runtime[Context]:
+    """What a node of the update graph gets."""
+    return Runtime(context=being.context)
+
+
+def promoted(being: Habitus, step: Runtime[Context], ref: str) -> None:
+    """As if it had been trained and had passed the gate."""
+    p = being.bag.ledger.get(Proposal, ref)
+    run = being.bag.ledger.add(Run(proposal=ref, base=p.base, data=p.digest, config={}, adapter="b"))
+    update._promote({"proposal": ref, "run": run.id}, step)
+
+
+def test_what_waits_about_the_older_rule_is_withdrawn(tmp_path: Path) -> None:
+    being = scripted(tmp_path / "bag", one_ending)
+    bag = being.bag
+    ref = file_habit(being, OLD, small_talk("ko", 12))
+    being.approve(ref, bag.ledger.get(Proposal, ref).digest)
+    being.mask_add(NEW)
+    adopt_instruction.call(Desk(bag=bag, user="꾸벅"), {"rule": OLD})
+    adopt_instruction.call(Desk(bag=bag, user="멍멍"), {"rule": NEW})
+    assert bag.ledger.get(Proposal, ref).status == "withdrawn"
+    promoted(being, Runtime(context=being.context), ref)
+    assert bag.selves.current().parts == (), "trained already, it is not worn any more"
+    assert bag.selves.current().mask.rules_for("ko") == (NEW,)
+
+
+def test_what_is_asked_of_a_habit_that_has_left_is_withdrawn(being: Habitus, step: Runtime[Context]) -> None:
+    bag = being.bag
+    old = bag.ledger.get(Habit, "h1")
+    fade, leave = file_decay(bag, old, 0.5, "x"), file_release(bag, old, "x")
+    being.approve(leave.id, leave.digest)
+    ref = file_habit(being, NEW, small_talk("ko", 12))
+    being.approve(ref, bag.ledger.get(Proposal, ref).digest)
+    promoted(being, step, ref)
+    assert [bag.ledger.get(Proposal, p.id).status for p in (fade, leave)] == ["withdrawn"] * 2
+    late = bag.ledger.add(fade.model_copy(update={"id": "", "at": "", "status": "approved"}))
+    assert stale(bag, late)
+    assert refile(bag, late) is None
+    assert bag.ledger.get(Habit, "h1").stage == "released"
+
+
+def test_a_rollback_during_the_exam_is_not_undone(being: Habitus, step: Runtime[Context]) -> None:
+    bag = being.bag
+    bare = bag.ledger.add(Self(base=bag.body.digest))
+    ref = file_habit(being, "천천히 말해 줘.", small_talk("ko", 12))
+    being.approve(ref, bag.ledger.get(Proposal, ref).digest)
+    being.rollback(bare.id)
+    with pytest.raises(ConflictError, match="changed while"):
+        promoted(being, step, ref)
+    assert bag.selves.current().parts == ()
+
+
+def test_what_a_line_overrules_leaves_when_the_line_is_learned(being: Habitus) -> None:
+    bag = being.bag
+    habit = bag.ledger.add(Habit(rule="천천히 말해 줘.", scope=("ko",), stage="told"))
+    line = Rule(
+        text=habit.rule, scope=("ko",), habit=habit.id, overrules=("h1",)
+    )  # seen on the few prompts, not on more
+    bag.selves.wear(lambda mask: mask.adding(line), "x")
+    assert bag.ledger.get(Proposal, file_habit(being, habit.rule, small_talk("ko", 12))).conflicts == ("h1",)
+
+
+def test_a_demoted_habit_keeps_its_line_when_another_fades(being: Habitus, step: Runtime[Context]) -> None:
+    bag = being.bag
+    adopt_instruction.call(Desk(bag=bag, user="꾸벅"), {"rule": OLD})
+    p = file_decay(bag, bag.ledger.get(Habit, "h2"), 0.5, "x")
+    being.approve(p.id, p.digest)
+    update._promote({"proposal": p.id, "run": ""}, step)
+    assert bag.selves.current().mask.rules_for("ko") == (OLD,)
 
 
 def test_a_rule_that_changes_no_answer_is_none(being: Habitus) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import subprocess
@@ -192,6 +193,31 @@ def test_while_another_process_has_it_open_nothing_is_erased(bag: Bag) -> None:
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         assert "Another process" in pool.submit(_try_to_erase, bag.path).result()
     assert bag.ledger.get(Turn, "t1").user == SECRET
+
+
+def test_nor_while_a_second_chat_remembers_though_the_first_has_left(bag: Bag) -> None:
+    second = opened(bag.path)
+    assert second.index.near(SECRET, "memory", 1), "it holds the words in memory"
+    with bag.index.alone() as alone:
+        assert not alone
+    with pytest.raises(BusyError, match="Another process"):
+        erase(bag, ["t1"])
+    del second.index
+    gc.collect()
+    erase(bag, ["t1"])
+    assert found(bag.path, "뷁슭") == []
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_quote_goes_with_the_only_turn_it_stands_in(bag: Bag, kept: bool) -> None:
+    quote = "우울해서 그러니 '꾸벅'을 붙여"
+    texts = ["끝에 '꾸벅'을 붙여 줘", f"요즘 {quote} 줘", f"{quote} 달라니까" if kept else "제발 '꾸벅'"]
+    turns = [bag.keep(Turn(thread="c-4", user=t, reply="네.")) for t in texts]
+    habit = bag.ledger.add(Habit(rule="r", quote=quote, scope=("ko",), evidence=tuple(t.id for t in turns)))
+    bag.ledger.add(Proposal(kind="learn", habit=habit.id, rule="r", quote=quote, scope=("ko",), status="vetoed"))
+    erase(bag, [turns[1].id])
+    assert bag.ledger.get(Habit, habit.id).quote == (quote if kept else "")
+    assert bool(found(bag.path, quote)) == kept
 
 
 def test_a_script_must_say_yes(bag: Bag) -> None:

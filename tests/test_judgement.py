@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -117,3 +118,47 @@ def test_a_pass_weighs_each_wish_once_and_reaches_far_back_only_for_its_like(
     assert not any("도롱이" in shown for shown in weighed)
     being.ruminate()
     assert len(weighed) == 2
+
+
+def proposing(prompt: Prompt) -> str:
+    """Proposes whenever it may; whatever speaks of '꾸벅' is an instruction to it."""
+    names, shown = [t["function"]["name"] for t in prompt.tools], str(prompt.messages[-1]["content"])
+    if "judge_turn_value" in names:
+        kind = "instruction" if "꾸벅" in shown else "smalltalk"
+        return (
+            f'{{"name": "judge_turn_value", "parameters": {{"turn": 1, "value": 4, "kind": "{kind}", "reason": "x"}}}}'
+        )
+    if "propose_habit" in names:
+        told = [int(n) for n in re.findall(r"\[(\d+)\]", shown)]
+        rule = "끝에 '꾸벅'을 붙여 줘."
+        return f'{{"name": "propose_habit", "parameters": {{"rule": "{rule}", "quote": "꾸벅", "turns": {told}, "reason": "x"}}}}'
+    if "schedule_lora_update" in names:
+        number = shown[shown.index("[") + 1 : shown.index("]")]
+        return f'{{"name": "schedule_lora_update", "parameters": {{"habit": {number}, "method": "distill", "reason": "x"}}}}'
+    if "abstain" in names:
+        return '{"name": "abstain", "parameters": {"reason": "x"}}'
+    return "네 꾸벅." if "꾸벅" in str(prompt.messages[0]["content"]) else "네."
+
+
+@pytest.mark.parametrize("end", ["vetoed", "forgotten"])
+def test_a_no_holds_until_it_is_told_anew(tmp_path: Path, end: str) -> None:
+    being = scripted(tmp_path / "bag", proposing)
+    for text in ("안녕", "비가 와", "배고파", "끝에 '꾸벅'을 붙여 줘", "꾸벅 붙이라니까"):
+        being.bag.keep(Turn(thread="c", user=text, reply="네."))
+    (ref,) = being.ruminate()["proposals"]
+    if end == "vetoed":
+        being.veto(ref, "농담이었어")
+    else:
+        being.forget(being.proposal(ref)["habit"])
+    assert being.ruminate()["proposals"] == []
+    being.bag.keep(Turn(thread="d", user="역시 끝에 '꾸벅'을 붙이면 좋겠어", reply="네."))
+    (anew,) = being.ruminate()["proposals"]
+    assert len(being.bag.ledger.get(Proposal, anew).evidence) == 3, "what was told before stands beside it"
+
+
+def test_a_turn_with_another_reply_is_judged_once(tmp_path: Path) -> None:
+    being = scripted(tmp_path / "bag", proposing)
+    talk = being.talk()
+    talk.say("안녕")
+    talk.better("안녕하세요")
+    assert being.ruminate()["judged"] == 1

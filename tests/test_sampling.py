@@ -175,7 +175,7 @@ def test_inside_a_call_the_temperature_of_talk_does_not_count(tok: PreTrainedTok
 
 
 @pytest.mark.parametrize(
-    "text", ["나를 " * 40, "그래요. " + "나를 '민지야 " * 14 + "나를", "a" * 100, "one two three. " * 7]
+    "text", ["나를 " * 40, "그래요. " + "나를 '민지야 " * 14 + "나를", "a" * 100, "one two three. " * 7, "🚀" * 30]
 )
 def test_saying_the_same_over_and_over_is_a_loop(text: str) -> None:
     assert looped(text)

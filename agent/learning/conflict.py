@@ -65,9 +65,8 @@ def adopt(bag: Bag, habit: Habit, cause: Phrase) -> Self:
     inside = {p.habit for p in who.parts}
     for h in gone:
         if h.id and h.stage in ("told", "repeated", "proposed"):
-            bag.ledger.add(
-                h.model_copy(update={"stage": "essence", "at": ""}) if h.id in inside else superseded(h, habit)
-            )
+            reason = Phrase("{newer} overrules it", newer=habit.id)
+            bag.ledger.add(h.become("essence", reason) if h.id in inside else superseded(h, habit))
             bag.ledger.add_all(withdrawn(bag, h, habit))
     return who
 
@@ -81,5 +80,4 @@ def withdrawn(bag: Bag, older: Habit, newer: Habit) -> list[Proposal]:
 
 def superseded(older: Habit, newer: Habit) -> Habit:
     """The older habit, as it leaves for the newer."""
-    reason = Phrase("{newer} took its place", newer=newer.id)
-    return older.model_copy(update={"stage": "released", "reason": reason, "at": ""})
+    return older.become("released", Phrase("{newer} took its place", newer=newer.id))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from itertools import islice
 
-from agent.bag import Bag
+from agent.bag import LOOK_BACK, Bag
 from agent.learning.data import literals
 from agent.phrase import Phrase
 from agent.records import Abstention, Decision, Habit, Proposal, Self, Turn, Verdict
@@ -24,16 +24,22 @@ def told(bag: Bag, rule: str, language: Language) -> Habit:
     if habit.stage in ("essence", "fading"):
         back = habit.id in bag.selves.current().mask.silenced
         reason = Phrase("taken back, and told again" if back else "told again: the weights alone did not hold it")
-        habit = ledger.add(habit.model_copy(update={"stage": "repeated", "reason": reason, "at": ""}))
+        habit = ledger.add(habit.become("repeated", reason))
     return habit
 
 
 def uses(bag: Bag, habit: Habit) -> Iterator[Turn]:
-    """Turns in which the habit spoke, latest first: in its scope, by a self that wears it, its words in the reply, no objection."""
+    """Turns in which the habit spoke, latest first: in its scope, by a self that wears it, its words in the reply, no
+    objection. Looked for among the last thousand turns of such selves.
+    """
     ledger = bag.ledger
-    wearing = [s.id for s in ledger.newest(Self) if any(p.habit == habit.id for p in s.parts)]
+    wearing = [
+        s.id
+        for s in ledger.newest(Self)
+        if any(p.habit == habit.id for p in s.parts) and not any(habit.id in s.mask.put_aside(x) for x in habit.scope)
+    ]
     words = literals(habit.rule)
-    for t in ledger.newest(Turn, self_name=wearing):
+    for t in islice(ledger.newest(Turn, self_name=wearing), LOOK_BACK):
         shown = language_of(t.user) in habit.scope and all(w in t.reply for w in words)
         if shown and not any(v.kind == "correction" for v in ledger.all(Verdict, parent=t.id)):
             yield t
@@ -57,13 +63,18 @@ def heard(bag: Bag, habit: Habit) -> list[Turn]:
     shown again.
     """
     ledger = bag.ledger
+    inside = habit.at
+    for state in reversed(ledger.history(Habit, habit.id)):  # since it came into the weights, not since it faded there
+        if state.stage not in ("essence", "fading", "repeated"):
+            break
+        inside = state.at
     passed = {t for a in ledger.newest(Abstention, phase=("decay",)) for t in a.turns}
     asked = {t for p in ledger.all(Proposal, parent=habit.id) for t in p.evidence}
     known = {*habit.evidence, *passed, *asked}
     near = [
         i for i, _, score in bag.index.near(habit.quote or habit.rule, "turn", 40) if score > 0.1 and i not in known
     ]
-    turns = [t for t in ledger.some(Turn, near) if t.at > habit.at and t.user]
+    turns = [t for t in ledger.some(Turn, near) if t.at > inside and t.user]
     return sorted(turns, key=lambda t: -int(t.id[1:]))[:HEARD]
 
 

@@ -117,7 +117,7 @@ def file_learning(bag: Bag, draft: Draft, method: Method, reason: str) -> Propos
             digest=digest(examples, config, bag.body.digest),
         )
     )
-    ledger.add(habit.model_copy(update={"stage": "proposed", "at": ""}))
+    ledger.add(habit.become("proposed", Phrase("asked for in {proposal}", proposal=proposal.id)))
     return proposal
 
 
