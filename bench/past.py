@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from random import Random
 
 from agent.bag import Bag
 from agent.models.scripted import ScriptedBody
 from agent.ports import Prompt
-from agent.records import Kind, Mask, Record, Rule, Self, Speaking, Turn, Verdict
+from agent.records import Habit, Kind, Mask, Part, Record, Rule, Run, Self, Speaking, Turn, Verdict
+from agent.selves import digest_of
 from app.habitus import Habitus
 from app.wiring import open_bag, settings_of
 
@@ -41,6 +44,7 @@ WORDS = [
     "줘",
 ]
 NEW = 20
+LEARNED, TOLD = "끝에 '꾸벅'을 붙여 줘.", "나를 '도롱이'라고 불러 줘."
 
 
 def decide(prompt: Prompt) -> str:
@@ -56,16 +60,28 @@ def opened(home: Path) -> Bag:
 
 
 def fill(home: Path, count: int) -> None:
-    """A past of ``count`` judged turns in conversations of ten, one in twenty with each kind that teaches."""
-    r, ledger = Random(count), opened(home).ledger
-    who = ledger.add(Self(base="scripted", mask=Mask(rules=(Rule(text="r", scope=("ko",)),))))
+    """A past of ``count`` judged turns in conversations of ten, one in twenty with each kind that teaches.
+
+    One habit is in the weights and was never used, one stands in the mask and was never kept: the longest way round.
+    """
+    r, bag = Random(count), opened(home)
+    ledger, folder = bag.ledger, home / "adapters" / "a"
+    folder.mkdir(parents=True)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (folder / name).write_text("{}", "utf-8")
+    ledger.add(Run(proposal="p0", base="scripted", data="d", config={}, adapter="a", adapter_digest=digest_of(folder)))
+    worn = ledger.add(Habit(rule=LEARNED, scope=("ko",), stage="essence", evidence=("t1", "t2")))
+    told = ledger.add(Habit(rule=TOLD, scope=("ko",), stage="told", evidence=("t3",)))
+    parts = (Part(habit=worn.id, adapter="a", scope=("ko",)),)
+    mask = Mask(rules=(Rule(text=TOLD, scope=("ko",), habit=told.id),))
+    who = ledger.add(Self(base=bag.body.digest, parts=parts, mask=mask))
     ledger.add(Speaking(self_name=who.id, cause="born"))
     for start in range(0, count, 1000):
         rows: list[Record] = []
         for n in range(start, min(count, start + 1000)):
             text = " ".join(r.choices(WORDS, k=r.randint(3, 9)))
             rows.append(
-                Turn(id=f"t{n + 1}", thread=f"c-{n // 10}", user=text, reply="네.", self_name=who.id, rules=("r",))
+                Turn(id=f"t{n + 1}", thread=f"c-{n // 10}", user=text, reply="네.", self_name=who.id, rules=(TOLD,))
             )
             rows.append(Verdict(id=f"v{n + 1}", turn=f"t{n + 1}", value=3, kind=r.choice(KINDS), reason="x"))
         ledger.add_all(rows)
@@ -78,18 +94,32 @@ def timed(action: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
+def first(home: Path) -> dict[str, float]:
+    """Seconds: the index built, and a turn of conversation."""
+    bag = opened(home)
+    found = {"index built": timed(lambda: bag.index.near("고양이", "memory", 3))}
+    talk = Habitus(bag).talk()
+    found["turn"] = statistics.median(timed(lambda: talk.say("오늘 비가 와")) for _ in range(NEW))
+    return found
+
+
+def night(home: Path) -> dict[str, float]:
+    """Seconds of a nightly pass over the new turns, as cron runs it: opening the bag and its index are part of it."""
+    return {"nightly pass": timed(lambda: Habitus(opened(home)).ruminate())}
+
+
+def again(home: Path) -> dict[str, float]:
+    """Seconds: opening the bag anew, without its index."""
+    bag = opened(home)
+    return {"opened again": timed(lambda: (bag.selves.current(), bag.unjudged(1)))}
+
+
 def measure(home: Path) -> dict[str, float]:
-    """Seconds: first opening (the index is built), opening again, a turn, a nightly pass over the new turns."""
-    first = opened(home)
-    found = {"index built": timed(lambda: first.index.near("고양이", "memory", 3))}
-    being = Habitus(first)
-    talk = being.talk()
-    turns = [timed(lambda: talk.say("오늘 비가 와")) for _ in range(NEW)]
-    found["turn"] = statistics.median(turns)
-    found["nightly pass"] = timed(being.ruminate)
-    first.ledger.close()
-    again = opened(home)
-    found["opened again"] = timed(lambda: (again.selves.current(), again.unjudged(1)))
+    """Each in a process of its own."""
+    found: dict[str, float] = {}
+    for step in (first, night, again):
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            found |= pool.submit(step, home).result()
     return found
 
 

@@ -142,7 +142,12 @@ def _narrowed(tool: Tool, user: str, standing: Sequence[str]) -> dict[str, Any]:
 def _history(bag: Bag, thread: str, anew: bool) -> list[tuple[str, str]]:
     turns = bag.thread(thread)
     # a reply that lost itself in a loop would draw the next one in
-    return [(t.user, t.reply) for t in (turns[:-1] if anew else turns) if not looped(t.reply)]
+    return [(t.user, t.reply) for t in (turns[:-1] if anew else turns) if not looped(t.reply) and not _took_back(t)]
+
+
+def _took_back(turn: Turn) -> bool:
+    """Whether a rule was dropped in it. The mask says so; its words, read again, would be taken for the rule itself."""
+    return any(c.name == drop_instruction.name and c.result == "ok" for c in turn.tool_calls)
 
 
 def _fitting(bag: Bag, system: str, pairs: list[tuple[str, str]], now: list[BaseMessage]) -> list[BaseMessage]:

@@ -134,3 +134,20 @@ def test_one_who_has_only_one_thing_to_say_says_it_again(tmp_path: Path) -> None
     talk = scripted(tmp_path / "bag", lambda _: "하나.").talk()
     talk.say("안녕")
     assert talk.again()["reply"] == "하나."
+
+
+def test_a_turn_in_which_a_rule_was_taken_back_is_not_shown_to_the_model_again(tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    def decide(prompt: Prompt) -> str:
+        seen.append(" ".join(str(m["content"]) for m in prompt.messages[1:]))
+        if "그만" in seen[-1] and prompt.messages[-1]["role"] == "user":
+            return '{"name": "drop_instruction", "parameters": {"rule": "끝에 \'꾸벅\'을 붙여 줘."}}'
+        return "네."
+
+    talk = scripted(tmp_path / "bag", decide).talk()
+    talk.mask_add("끝에 '꾸벅'을 붙여 줘.")
+    for text in ("안녕", "꾸벅은 그만해", "비가 와"):
+        talk.say(text)
+    assert seen[-1] == "안녕 네. 비가 와"
+    assert talk.mask_now().rules == ()

@@ -54,7 +54,8 @@ def line(bag: Bag, mask: Mask, newer: Habit) -> tuple[Rule, list[Habit]]:
     older |= {h.rule: h for h in ledger.some(Habit, known)}
     older.pop(newer.rule, None)
     gone = clashing(bag, list(older.values()), newer, personas(mask), TRIED)
-    overrules = tuple(h.id for h in gone if h.id)
+    inside = {p.habit for p in bag.selves.current().parts}
+    overrules = tuple(h.id for h in gone if h.id in inside)
     return Rule(text=newer.rule, scope=newer.scope, habit=newer.id, overrules=overrules), gone
 
 
