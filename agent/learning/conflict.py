@@ -48,13 +48,11 @@ def line(bag: Bag, mask: Mask, newer: Habit) -> tuple[Rule, list[Habit]]:
 
     Tried on few prompts, as somebody waits. A line without a habit gives way under an empty id.
     """
-    ledger = bag.ledger
+    inside = [p.habit for p in bag.selves.current().parts]
     older = {r.text: Habit(rule=r.text, scope=r.scope) for r in mask.rules}
-    known = [*(p.habit for p in bag.selves.current().parts), *(r.habit for r in mask.rules if r.habit)]
-    older |= {h.rule: h for h in ledger.some(Habit, known)}
+    older |= {h.rule: h for h in bag.ledger.some(Habit, [*inside, *(r.habit for r in mask.rules if r.habit)])}
     older.pop(newer.rule, None)
     gone = clashing(bag, list(older.values()), newer, personas(mask), TRIED)
-    inside = {p.habit for p in bag.selves.current().parts}
     overrules = tuple(h.id for h in gone if h.id in inside)
     return Rule(text=newer.rule, scope=newer.scope, habit=newer.id, overrules=overrules), gone
 
@@ -63,11 +61,10 @@ def adopt(bag: Bag, habit: Habit, cause: Phrase) -> Self:
     """Put the habit's rule into the mask; what does not go together with it gives way."""
     rule, gone = line(bag, bag.selves.current().mask, habit)
     who = bag.selves.wear(lambda mask: mask.adding(rule, {h.rule for h in gone}), cause)
-    inside = {p.habit for p in who.parts}
     for h in gone:
         if h.id and h.stage in ("told", "repeated", "proposed"):
             reason = Phrase("{newer} overrules it", newer=habit.id)
-            bag.ledger.add(h.become("essence", reason) if h.id in inside else superseded(h, habit))
+            bag.ledger.add(h.become("essence", reason) if h.id in rule.overrules else superseded(h, habit))
             bag.ledger.add_all(withdrawn(bag, h, habit))
     return who
 
