@@ -104,12 +104,12 @@ class Habitus:
         """Wear the mask a TOML file describes: persona, mood, rules, few_shot; what it leaves out stays."""
         now = self.bag.selves.current().mask
         table = mask_table(file, now)
-        told = [r["text"] for r in table.pop("rules", [r.model_dump() for r in now.rules])]
-        table["rules"] = [r.model_dump() for r in now.rules if r.text in told]
+        wanted = [r["text"] for r in table.pop("rules", [r.model_dump() for r in now.rules])]
+        table["rules"] = [r.model_dump() for r in now.rules if r.text in wanted]
         who = self.bag.selves.wear(
             lambda mask: Mask.model_validate({**mask.model_dump(), **table}), Phrase("mask use {file}", file=file.name)
         )
-        for rule in told:  # one by one: a line may give way to the next
+        for rule in wanted:  # one by one: a line may give way to the next
             who = self.mask_add(rule)
         return who
 
@@ -328,8 +328,8 @@ class Habitus:
             )
         self.updates.let_go()
         done = erase(bag, [t.id for t in turns])
-        for folder in bag.path.glob("runs/*"):  # without the words, from the ledger
-            training_report.write(bag, folder.name)
+        for p in bag.ledger.all(Proposal):  # without the words, from the ledger
+            training_report.write(bag, p.id)
         worn = {p.adapter for p in bag.selves.current().parts}
         offered = None
         if worn & set(done.adapters):
