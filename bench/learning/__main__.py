@@ -109,11 +109,12 @@ def at_once(sections: Sequence[Section], workers: int) -> Iterator[str]:
             yield f"## {section.title}\n\n{text}"
 
 
-def code() -> str:
+def code(settings: str) -> str:
     """Digest of everything a result depends on but the benchmark itself: results of other code are not gone on with."""
-    sources = [p for d in ("agent", "prompts") for p in (ROOT / d).rglob("*") if p.suffix in (".py", ".md", ".toml")]
-    digest = hashlib.sha256(digest_of(SEEDLING).encode())
-    for p in sorted([*sources, ROOT / "graphs" / "update.py"]):
+    rooms = (ROOT / d for d in ("agent", "tools", "graphs", "prompts"))
+    sources = [p for room in rooms for p in room.rglob("*") if p.suffix in (".py", ".md", ".toml")]
+    digest = hashlib.sha256(f"{digest_of(SEEDLING)}\x1f{settings}".encode())
+    for p in sorted(sources):
         digest.update(f"{p.relative_to(ROOT)}\x1f".encode() + p.read_bytes())
     return digest.hexdigest()[:12]
 
@@ -133,8 +134,9 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="put the tables into docs/benchmarks.md")
     parser.add_argument("--workers", type=int, default=2, help="processes at work at the same time")
     options = parser.parse_args()
-    out = options.out / ("quick" if options.quick else "full") / code()
-    sections = quick(Site(out, LIGHT)) if options.quick else full(Site(out))
+    settings, plan = (LIGHT, quick) if options.quick else ("", full)
+    out = options.out / plan.__name__ / code(settings)
+    sections = plan(Site(out, settings))
     parts: list[str] = []
     for part in at_once(sections, options.workers):
         print(f"\n{part}", flush=True)
