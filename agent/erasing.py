@@ -29,11 +29,11 @@ def erase(bag: Bag, turns: Collection[str]) -> Erasure:
 
     Raises:
         NotFoundError: no such turn.
-        BusyError: another process has the bag's index open, or trains.
+        BusyError: another process owns the bag's index, or trains.
     """
     ledger, gone = bag.ledger, set(turns)
-    with bag.training_lock(), bag.index.alone() as alone:
-        if not alone:
+    with bag.training_lock():
+        if not bag.index.owned:
             raise BusyError(
                 "Another process has this bag open; it would keep what is erased.",
                 "Leave the chat first, then try again.",

@@ -29,6 +29,7 @@ R = TypeVar("R", bound=Record)
 SCHEMA = 1
 GENESIS = "0" * 64
 PAGE = 200
+Place = tuple[int, str]  # a row's number and chain digest: how far someone has read
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -235,6 +236,24 @@ class Ledger:
         """The row of a kind that was written last."""
         rows = self._select(kind, "kind=? ORDER BY seq DESC LIMIT 1", (kind.__name__,))
         return rows[0] if rows else None
+
+    def end(self) -> Place:
+        """Where the history ends now."""
+        with self._reading() as connection:
+            row = connection.exec_driver_sql("SELECT seq, digest FROM rows ORDER BY seq DESC LIMIT 1").first()
+        return (row[0], row[1]) if row else (0, GENESIS)
+
+    def holds(self, place: Place) -> bool:
+        """Whether this history went through ``place``: a foreign one did not."""
+        if place == (0, GENESIS):
+            return True
+        with self._reading() as connection:
+            row = connection.exec_driver_sql("SELECT digest FROM rows WHERE seq=?", (place[0],)).first()
+        return bool(row and row[0] == place[1])
+
+    def since(self, kind: type[R], place: Place) -> list[R]:
+        """Every row of a kind written after ``place``, in the order it was written."""
+        return self._select(kind, "seq>? AND +kind=? ORDER BY seq", (place[0], kind.__name__))  # + keeps to seq
 
     def rows(self, kind: type[R]) -> list[R]:
         """Every row of a kind in the order it was written."""

@@ -1,7 +1,8 @@
 """Recall: a Chroma index over what is remembered and what may teach. Only an index: the ledger is the record.
 
-Of the turns only those are in it whose verdict says that they teach: nothing else is ever looked for, and
-what is not in it costs nothing, however long the past.
+It holds vectors and ids; the words stay in the ledger. Of the turns only those are in it whose verdict says
+that they teach: nothing else is ever looked for. A mark says how far it has read, so opening it costs what is
+new, however long the past.
 
 Chroma is not safe for two processes, so the first to open a bag's index owns it; whoever comes
 second, and every sandbox, builds the same index in memory.
@@ -12,20 +13,25 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import hashlib
+import json
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
-from agent.records import TEACHING, Memory, Turn, Verdict
+from agent.ledger import GENESIS
+from agent.records import TEACHING, Erasure, Memory, Turn, Verdict
 
 if TYPE_CHECKING:
-    from agent.ledger import Ledger
+    from agent.ledger import Ledger, Place
 
 DIMENSIONS = 2048
+START: Place = (0, GENESIS)
+MARK = "mark.json"
 M_PERTURB = -6  # malloc.h
+Near = tuple[str, str, float]
 
 
 def embed(text: str) -> list[float]:
@@ -61,80 +67,45 @@ class Index:
     """Nearest earlier words. ``path`` None keeps it in memory."""
 
     def __init__(self, ledger: Ledger, path: Path | None) -> None:
-        from chromadb import Documents, EmbeddingFunction, Embeddings
-
-        class NGrams(EmbeddingFunction[Documents]):  # type: ignore[misc]
-            def __init__(self) -> None:
-                pass
-
-            def __call__(self, input: Documents) -> Embeddings:
-                return [embed(t) for t in input]
-
-            @staticmethod
-            def name() -> str:
-                return "habitus-ngrams"
-
-            def get_config(self) -> dict[str, Any]:
-                return {}
-
-            @staticmethod
-            def build_from_config(config: dict[str, Any]) -> EmbeddingFunction[Documents]:
-                return NGrams()
-
         self._ledger = ledger
         self._lock = None
         self._path: Path | None = None
-        self._embedding = NGrams()
         if path is not None:
             path.mkdir(parents=True, exist_ok=True)
-            lock, guests = (path / "owner.lock").open("w"), path / "guests.lock"
-            guests.touch()
+            lock = (path / "owner.lock").open("w")
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self._lock = lock
+                self._lock, self._path = lock, path
             except OSError:
                 lock.close()
-                self._guest = guests.open("w")  # held as long as these words are in memory
-                fcntl.flock(self._guest, fcntl.LOCK_SH)
-                path = None
-        if path is None:
-            self._words = self._collection(None)
-            self.refresh()
-            return
-        self._path = path
-        folders = self._folders()
         try:
-            self._words = self._collection(folders[0] if len(folders) == 1 else path / uuid.uuid4().hex[:8])
+            (folder,) = self._folders()
+            self._mark = _mark_in(folder)
+            if not ledger.holds(self._mark):  # of another bag
+                raise ValueError
+            self._open(folder)
             self.refresh()
-        except Exception:  # damaged, or of another bag
+        except Exception:  # none yet, or Chroma's own errors over a damaged one
             self.rebuild()
 
     def _folders(self) -> list[Path]:
         return [p for p in self._path.iterdir() if p.is_dir()] if self._path else []
 
-    @contextmanager
-    def alone(self) -> Iterator[bool]:
-        """Whether no other process has these words open; inside, none gets them."""
-        if self._path is None:
-            yield False
-            return
-        with (self._path / "guests.lock").open("w") as guests:
-            try:
-                fcntl.flock(guests, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                yield False
-            else:
-                yield True
+    @property
+    def owned(self) -> bool:
+        """Whether the files are this process's to write."""
+        return self._path is not None
 
     def rebuild(self) -> None:
-        """Build it anew from the ledger, in a fresh folder: Chroma keeps deleted words on disk."""
+        """Build it anew from the ledger, in a fresh folder: Chroma keeps on disk what was deleted."""
         folders = self._folders()
-        self._words = self._collection(self._path / uuid.uuid4().hex[:8] if self._path else None)
-        self.refresh()
+        self._open(self._path / uuid.uuid4().hex[:8] if self._path else None)
+        self._mark = START
+        self._read(self._ledger.end())
         for folder in folders:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _collection(self, folder: Path | None) -> Any:
+    def _open(self, folder: Path | None) -> None:
         import chromadb
         from chromadb.config import Settings
 
@@ -142,41 +113,54 @@ class Index:
         with _blank_memory():
             client = chromadb.PersistentClient(str(folder), quiet) if folder else chromadb.EphemeralClient(quiet)
             name = "words" if folder else f"words-{uuid.uuid4().hex}"
-            return client.get_or_create_collection(
-                name, embedding_function=self._embedding, metadata={"hnsw:space": "cosine"}
+            self._folder, self._vectors = (
+                folder,
+                client.get_or_create_collection(name, embedding_function=None, metadata={"hnsw:space": "cosine"}),
             )
 
     def refresh(self) -> None:
         """Take in what the ledger has gained."""
-        stored = self._words.get(include=["documents"])
-        have = dict(zip(stored["ids"], stored["documents"] or [], strict=True))
-        teaching = [v.turn for v in self._ledger.newest(Verdict, kind=TEACHING)]
-        items = [(t.id, t.user, "turn") for t in self._ledger.some(Turn, teaching)]
-        items += [(m.id, m.text, "memory") for m in self._ledger.all(Memory)]
-        real = {x[0]: x[1] for x in items}
-        if any(real.get(i) != text for i, text in have.items()):
-            raise ValueError("the index holds words that the ledger does not")
-        new = [x for x in items if x[0] not in have and x[1].strip()]
+        end = self._ledger.end()
+        if end == self._mark:
+            return
+        if self._ledger.since(Erasure, self._mark):
+            self.rebuild()
+        else:
+            self._read(end)
+
+    def _read(self, end: Place) -> None:
+        ledger, mark = self._ledger, self._mark
+        teaching = [v.turn for v in ledger.since(Verdict, mark) if v.kind in TEACHING]
+        new = [(t.id, t.user, "turn") for t in ledger.some(Turn, teaching)]
+        new += [(m.id, m.text, "memory") for m in ledger.since(Memory, mark)]
+        new = [x for x in new if x[1].strip()]
         for i in range(0, len(new), 1000):
-            some = new[i : i + 1000]
-            self._take(some)
+            ids, texts, kinds = zip(*new[i : i + 1000], strict=True)
+            with _blank_memory():
+                self._vectors.upsert(
+                    ids=list(ids), embeddings=[embed(t) for t in texts], metadatas=[{"kind": k} for k in kinds]
+                )
+        self._mark = end
+        if self._folder and (new or mark == START):
+            (self._folder / MARK).write_text(json.dumps(end), "utf-8")
 
-    def add(self, ref: str, text: str, kind: str) -> None:
-        """Take in one thing that was just recorded."""
-        if text.strip():
-            self._take([(ref, text, kind)])
-
-    def _take(self, items: list[tuple[str, str, str]]) -> None:
-        ids, texts, kinds = zip(*items, strict=True)
-        with _blank_memory():
-            self._words.upsert(ids=list(ids), documents=list(texts), metadatas=[{"kind": k} for k in kinds])
-
-    def near(self, text: str, kind: str, limit: int, least: float = 0.0) -> list[tuple[str, str, float]]:
+    def near(self, text: str, kind: Literal["memory", "turn"], limit: int, least: float = 0.0) -> list[Near]:
         """``(id, text, cosine similarity)`` of the nearest words of a kind, best first."""
         if not text.strip():
             return []
+        self.refresh()
         with _blank_memory():
-            found = self._words.query(query_texts=[text], n_results=limit, where={"kind": kind})
-        ids, documents, distances = found["ids"][0], (found["documents"] or [[]])[0], (found["distances"] or [[]])[0]
-        rows = [(i, d, 1 - x) for i, d, x in zip(ids, documents, distances, strict=True)]
-        return [row for row in rows if row[2] >= least]
+            found = self._vectors.query(query_embeddings=[embed(text)], n_results=limit, where={"kind": kind})
+        scores = {i: 1 - x for i, x in zip(found["ids"][0], (found["distances"] or [[]])[0], strict=True)}
+        ids = list(scores)
+        words = (
+            {m.id: m.text for m in self._ledger.some(Memory, ids)}
+            if kind == "memory"
+            else {t.id: t.user for t in self._ledger.some(Turn, ids)}
+        )
+        return [(i, words[i], scores[i]) for i in ids if words.get(i) and scores[i] >= least]
+
+
+def _mark_in(folder: Path) -> Place:
+    seq, digest = json.loads((folder / MARK).read_text("utf-8"))
+    return int(seq), str(digest)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import multiprocessing
 import subprocess
@@ -48,11 +47,9 @@ def bag(tmp_path: Path) -> Bag:
     bag = opened(tmp_path / "bag")
     first = bag.keep(Turn(thread="c-1", user=SECRET, reply="뷁슭님, 잘 기억할게요.", rules=(RULE,)))
     second = bag.keep(Turn(thread="c-2", user=OTHER, reply="그러게요."))
-    memory = bag.ledger.add(Memory(text=SECRET, turns=(first.id,)))
-    bag.index.add(memory.id, memory.text, "memory")
+    bag.ledger.add(Memory(text=SECRET, turns=(first.id,)))
     for turn, reason in ((first, "뷁슭이라 했다."), (second, "날씨를 말했다.")):
         bag.ledger.add(Verdict(turn=turn.id, value=2, kind="preference", reason=reason))
-        bag.index.add(turn.id, turn.user, "turn")
     bag.ledger.add(
         Habit(rule=RULE, quote="뷁슭", scope=("ko",), stage="repeated", evidence=("t1",), reason="뷁슭이라 했다")
     )
@@ -85,7 +82,8 @@ def found(home: Path, *needles: str) -> list[str]:
 
 def test_no_byte_of_it_is_left_and_the_rest_stays(bag: Bag) -> None:
     assert {"ledger.db", "runs/p2/job.json"} <= {p.removesuffix("-wal") for p in found(bag.path, "뷁슭")}
-    assert any(p.startswith("index/") for p in found(bag.path, "뷁슭"))
+    assert bag.index.near(SECRET, "memory", 5)
+    assert bag.index.near(SECRET, "turn", 5)
     assert any(p.startswith("turns/") for p in found(bag.path, "뷁슭"))
     done = erase(bag, ["t1"])
     assert found(bag.path, "뷁슭", "금고") == []
@@ -98,11 +96,11 @@ def test_no_byte_of_it_is_left_and_the_rest_stays(bag: Bag) -> None:
 
 
 def test_no_freed_memory_goes_to_disk_with_the_index(bag: Bag) -> None:
-    for n in range(12):  # without care about one in twelve saved the words again
-        bag.index.add(f"x{n}", f"{SECRET} {n}", "turn")
-        bag.index.near(SECRET, "turn", 1)
+    for n in range(12):  # without care about one in twelve saved the words
+        bag.ledger.add(Memory(text=f"{SECRET} {n}"))
+        assert bag.index.near(SECRET, "memory", 1)
         bag.index.rebuild()
-        assert not [p for p in found(bag.path / "index", SECRET) if p.endswith(".bin")]
+        assert not found(bag.path / "index", SECRET)
 
 
 def test_examples_are_tombstoned_and_what_waits_is_withdrawn(bag: Bag) -> None:
@@ -190,21 +188,18 @@ def _try_to_erase(home: Path) -> str:
 
 
 def test_while_another_process_has_it_open_nothing_is_erased(bag: Bag) -> None:
+    assert bag.index.owned
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         assert "Another process" in pool.submit(_try_to_erase, bag.path).result()
     assert bag.ledger.get(Turn, "t1").user == SECRET
 
 
-def test_nor_while_a_second_chat_remembers_though_the_first_has_left(bag: Bag) -> None:
+def test_a_second_chat_no_longer_finds_what_the_first_erased(bag: Bag) -> None:
     second = opened(bag.path)
-    assert second.index.near(SECRET, "memory", 1), "it holds the words in memory"
-    with bag.index.alone() as alone:
-        assert not alone
-    with pytest.raises(BusyError, match="Another process"):
-        erase(bag, ["t1"])
-    del second.index
-    gc.collect()
+    assert (bag.index.owned, second.index.owned) == (True, False)
+    assert second.index.near(SECRET, "memory", 1)
     erase(bag, ["t1"])
+    assert second.index.near(SECRET, "memory", 1) == second.index.near(SECRET, "turn", 1) == []
     assert found(bag.path, "뷁슭") == []
 
 

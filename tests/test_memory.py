@@ -58,7 +58,6 @@ def open_and_ask(bag: Path, question: str, also: str = "") -> str:
     index = Index(ledger, bag / "index")
     if also:
         ledger.add(Memory(text=also))
-        index.refresh()
     return index.near(question, "memory", 1)[0][1]
 
 
@@ -106,11 +105,13 @@ def test_an_empty_bag_has_nothing_near(bag_path: Path) -> None:
     assert Index(Ledger(bag_path / "ledger.db"), bag_path / "index").near("고양이", "memory", 3) == []
 
 
-def test_what_the_ledger_gains_is_found_after_a_refresh(index: Index, ledger: Ledger) -> None:
+def test_what_the_ledger_gains_is_found_at_once(index: Index, ledger: Ledger) -> None:
     ledger.add(Memory(text="my parrot speaks Latin"))
-    index.refresh()
-    index.refresh()
-    assert [text for _, text, _ in index.near("parrot Latin", "memory", 40)].count("my parrot speaks Latin") == 1
+    for _ in range(2):
+        assert [text for _, text, _ in index.near("parrot Latin", "memory", 40)].count("my parrot speaks Latin") == 1
+    assert len(index.near("고양이 꽃병", "turn", 40)) == 1
+    ledger.add(Verdict(turn="t2", value=2, kind="preference", reason="x"))
+    assert len(index.near("고양이 꽃병", "turn", 40)) == 2
 
 
 def test_a_second_process_works_on_a_copy_of_its_own(index: Index, bag_path: Path) -> None:
@@ -118,7 +119,6 @@ def test_a_second_process_works_on_a_copy_of_its_own(index: Index, bag_path: Pat
     found = elsewhere(open_and_ask, bag_path, "parrot Latin", "my parrot speaks Latin")
     assert found == "my parrot speaks Latin"
     assert files(bag_path / "index") == before
-    index.refresh()
     assert index.near("parrot Latin", "memory", 1)[0][1] == found
 
 
@@ -126,6 +126,30 @@ def test_the_next_owner_finds_the_index_on_disk(ledger: Ledger, bag_path: Path) 
     assert elsewhere(open_and_ask, bag_path, "my dog") == "my dog is called Biscuit"
     assert list((bag_path / "index").glob("*/chroma.sqlite3"))
     assert elsewhere(open_and_ask, bag_path, "my dog") == "my dog is called Biscuit"
+
+
+def test_an_index_is_read_on_from_its_mark_and_holds_no_words(ledger: Ledger, bag_path: Path) -> None:
+    elsewhere(open_and_ask, bag_path, "my dog")
+    ledger.add(Memory(text="my parrot speaks Latin"))
+    ledger.add(Turn(thread="c-2", user="잘 자", reply="네."))
+    asked: list[str] = []
+    take = ledger.some
+    ledger.some = lambda kind, refs: asked.extend(refs) or take(kind, refs)  # type: ignore[method-assign,func-returns-value]
+    index = Index(ledger, bag_path / "index")
+    assert asked == [], "no turn is read that was taken in before"
+    assert index.near("parrot Latin", "memory", 1)[0][1] == "my parrot speaks Latin"
+    assert index.near("my dog", "memory", 1)[0][1] == "my dog is called Biscuit"
+    raw = b"".join(p.read_bytes() for p in (bag_path / "index").rglob("*") if p.is_file())
+    assert not [f for f in [*FACTS, "my parrot speaks Latin"] if f.encode() in raw]
+
+
+@pytest.mark.parametrize("spoiled", ["", "[3", '[7, "abc"]', '[999999, "abc"]', "[1]"])
+def test_a_mark_that_does_not_fit_the_ledger_is_not_believed(ledger: Ledger, bag_path: Path, spoiled: str) -> None:
+    elsewhere(open_and_ask, bag_path, "my dog")
+    (mark,) = (bag_path / "index").glob("*/mark.json")
+    mark.write_text(spoiled, "utf-8")
+    assert len(Index(ledger, bag_path / "index").near("my dog", "memory", 40, least=-1)) == len(FACTS)
+    assert not mark.exists()
 
 
 def test_a_deleted_index_is_rebuilt_from_the_ledger(ledger: Ledger, bag_path: Path) -> None:

@@ -2,7 +2,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from agent.records import TEACHING, Kind, Verdict
+from agent.records import Kind, Verdict
 from tools.base import Desk, ToolError, tool
 
 
@@ -19,6 +19,4 @@ def judge_turn_value(
         raise ToolError(f"turn {turn} was not shown; shown: {sorted(desk.turns)}")
     judged = desk.turns[turn]
     desk.verdicts.append(desk.bag.ledger.add(Verdict(turn=judged.id, value=value, kind=kind, reason=reason)))
-    if kind in TEACHING:
-        desk.bag.index.add(judged.id, judged.user, "turn")
     return "ok"

@@ -12,6 +12,5 @@ def remember(desk: Desk, text: Annotated[str, StringConstraints(min_length=1, ma
     memory = next((m for m in desk.bag.ledger.all(Memory) if m.text == text), None)
     if memory is None:
         memory = desk.bag.ledger.add(Memory(text=text))
-        desk.bag.index.add(memory.id, memory.text, "memory")
     desk.noted.append(memory)
     return "ok"
