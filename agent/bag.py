@@ -61,7 +61,7 @@ class Bag:
 
     @cached_property
     def selves(self) -> Selves:
-        return Selves(self.ledger, self.path, self.settings, lambda: self.body.digest)
+        return Selves(self.ledger, self.path, self.settings, lambda: self.body)
 
     def keep(self, turn: Turn) -> Turn:
         """Record a turn, or another reply in one: ledger first, then the export, which can be rebuilt."""

@@ -6,6 +6,8 @@ HabitusError
 ├── ConflictError     it was decided already, or changed since it was shown
 ├── SettingsError     habitus.toml cannot be used
 ├── ModelError        the model cannot be loaded or gave no usable answer
+│   └── UnavailableError     its server does not answer, or sleeps: later it may
+│       └── LostAdapterError  it lost an adapter that it had: it was restarted, or somebody unloaded it
 ├── StorageError      the bag cannot be read or written
 ├── BusyError         another process holds the bag's training lock
 └── LearningError     a training or an adapter failed
@@ -52,6 +54,16 @@ class SettingsError(HabitusError):
 
 
 class ModelError(HabitusError):
+    pass
+
+
+class UnavailableError(ModelError):
+    """``seconds``: when to ask again."""
+
+    seconds = 5
+
+
+class LostAdapterError(UnavailableError):
     pass
 
 

@@ -66,7 +66,9 @@ class Ledger:
         self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._engine: Engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 30})
+            self._engine: Engine = create_engine(
+                f"sqlite:///{path}", connect_args={"timeout": 30}, pool_size=16, max_overflow=-1
+            )
 
             @event.listens_for(self._engine, "connect")
             def _prepare(connection, _record) -> None:  # type: ignore[no-untyped-def]

@@ -15,6 +15,7 @@ import fcntl
 import hashlib
 import json
 import shutil
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,6 +70,7 @@ class Index:
     def __init__(self, ledger: Ledger, path: Path | None) -> None:
         self._ledger = ledger
         self._lock = None
+        self._alone = threading.RLock()  # Chroma and malloc's setting are for one thread at a time
         self._path: Path | None = None
         if path is not None:
             path.mkdir(parents=True, exist_ok=True)
@@ -99,9 +101,10 @@ class Index:
     def rebuild(self) -> None:
         """Build it anew from the ledger, in a fresh folder: Chroma keeps on disk what was deleted."""
         folders = self._folders()
-        self._open(self._path / uuid.uuid4().hex[:8] if self._path else None)
-        self._mark = START
-        self._read(self._ledger.end())
+        with self._alone:
+            self._open(self._path / uuid.uuid4().hex[:8] if self._path else None)
+            self._mark = START
+            self._read(self._ledger.end())
         for folder in folders:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -120,13 +123,14 @@ class Index:
 
     def refresh(self) -> None:
         """Take in what the ledger has gained."""
-        end = self._ledger.end()
-        if end == self._mark:
-            return
-        if self._ledger.since(Erasure, self._mark):
-            self.rebuild()
-        else:
-            self._read(end)
+        with self._alone:
+            end = self._ledger.end()
+            if end == self._mark:
+                return
+            if self._ledger.since(Erasure, self._mark):
+                self.rebuild()
+            else:
+                self._read(end)
 
     def _read(self, end: Place) -> None:
         ledger, mark = self._ledger, self._mark
@@ -148,9 +152,10 @@ class Index:
         """``(id, text, cosine similarity)`` of the nearest words of a kind, best first."""
         if not text.strip():
             return []
-        self.refresh()
-        with _blank_memory():
-            found = self._vectors.query(query_embeddings=[embed(text)], n_results=limit, where={"kind": kind})
+        with self._alone:
+            self.refresh()
+            with _blank_memory():
+                found = self._vectors.query(query_embeddings=[embed(text)], n_results=limit, where={"kind": kind})
         scores = {i: 1 - x for i, x in zip(found["ids"][0], (found["distances"] or [[]])[0], strict=True)}
         ids = list(scores)
         words = (

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    import torch
     from langchain_core.language_models import BaseChatModel
+    from transformers import PreTrainedTokenizerFast
 
     from agent.settings import Sampling
 
@@ -21,6 +23,7 @@ class Prompt:
 
     messages: tuple[Message, ...]
     tools: tuple[dict[str, Any], ...] = ()
+    salt: str = ""  # prompts of another salt share no cache with this one
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,13 @@ class Voice:
 
 
 BASE = Voice()
+
+
+class Usage(NamedTuple):
+    """Tokens that one reply took."""
+
+    read: int
+    said: int
 
 
 class Body(Protocol):
@@ -46,12 +56,32 @@ class Body(Protocol):
         """Where a trainer finds the base."""
         ...
 
-    def chat(self, voice: Voice, sampling: Sampling) -> BaseChatModel:
-        """A LangChain chat model that speaks as ``voice``."""
+    @property
+    def tok(self) -> PreTrainedTokenizerFast:
+        """Its tokenizer."""
         ...
 
-    def stream(self, prompt: Prompt, voice: Voice, sampling: Sampling, tool_choice: str = "auto") -> Iterator[str]:
-        """One reply, piece by piece; tool calls come as Llama-3 JSON text."""
+    @property
+    def sees(self) -> bool:
+        """Whether it can look at pictures."""
+        ...
+
+    def chat(self, voice: Voice, sampling: Sampling, salt: str = "") -> BaseChatModel:
+        """A LangChain chat model that speaks as ``voice``; ``salt`` as in ``Prompt``."""
+        ...
+
+    def ready(self, voice: Voice) -> None:
+        """Take what ``voice`` needs, so that it can speak at once, and make sure that it is its weights that do.
+
+        Raises:
+            ModelError: it cannot speak. Who spoke before goes on.
+        """
+        ...
+
+    def stream(
+        self, prompt: Prompt, voice: Voice, sampling: Sampling, tool_choice: str = "auto"
+    ) -> Generator[str, None, Usage]:
+        """One reply, piece by piece; tool calls come as Llama-3 JSON text. Closing it ends the reply."""
         ...
 
     def answers(self, prompts: Sequence[Prompt], voice: Voice, max_tokens: int = 120) -> list[str]:
@@ -60,6 +90,18 @@ class Body(Protocol):
 
     def agreement(self, prompts: Sequence[Prompt], replies: Sequence[str], voice: Voice) -> list[float]:
         """For each reply: the share of its tokens that ``voice``, forced along it, would have chosen first."""
+        ...
+
+    def text_of(self, prompt: Prompt) -> str:
+        """The raw text that the model reads."""
+        ...
+
+    def ids_of(self, prompt: Prompt) -> list[int]:
+        """Its tokens."""
+        ...
+
+    def next(self, prompt: Prompt, voice: Voice) -> torch.Tensor:
+        """Log-probabilities ``[vocabulary]`` of the first token of a reply, before any sampling."""
         ...
 
     def count(self, text: str) -> int:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from agent.errors import ConflictError, StorageError
 from agent.phrase import Phrase
-from agent.ports import Voice
+from agent.ports import Body, Voice
 from agent.records import Erasure, Habit, Mask, Part, Record, Rule, Run, Self, Speaking
 from agent.settings import Sampling, Settings, sampling
-from prompts import Language
+from prompts import LANGUAGES, Language
 
 if TYPE_CHECKING:
     from agent.ledger import Ledger
@@ -54,10 +54,10 @@ def worn(bag: Path, parts: Sequence[Part], language: Language | None = None) -> 
 
 
 class Selves:
-    """The selves of one bag. ``base`` gives the digest of the loaded base, asked only when needed."""
+    """The selves of one bag. ``body`` gives what they speak with, asked only when needed."""
 
-    def __init__(self, ledger: Ledger, bag: Path, settings: Settings, base: Callable[[], str]) -> None:
-        self._ledger, self._bag, self._settings, self._base = ledger, bag, settings, base
+    def __init__(self, ledger: Ledger, bag: Path, settings: Settings, body: Callable[[], Body]) -> None:
+        self._ledger, self._bag, self._settings, self._body = ledger, bag, settings, body
         self._known: dict[Path, tuple[float, str]] = {}
 
     def current(self) -> Self:
@@ -67,14 +67,14 @@ class Selves:
             return self._ledger.get(Self, speaking.self_name)
         prompt = self._settings.prompt
         return self._made(
-            Mask(persona=prompt.persona, few_shot=prompt.few_shot), (), Phrase("born"), self._base()
+            Mask(persona=prompt.persona, few_shot=prompt.few_shot), (), Phrase("born"), self._body().digest
         ).model_copy(update={"id": "self-0001"})
 
     def refresh(self) -> Self:
         """The current self, recorded, and renewed first when settings or an adapterless base have changed."""
         now = self._born()
         wanted = sampling(self._settings).model_dump(mode="json")
-        base = self._base()
+        base = self._body().digest
         if now.base != base and now.parts:
             raise _foreign(now)
         if now.base != base or now.sampling != wanted or now.template != self._settings.model.template:
@@ -92,7 +92,12 @@ class Selves:
     def become(
         self, parts: tuple[Part, ...], edit: Callable[[Mask], Mask], cause: str, along: Sequence[Record]
     ) -> Self:
-        """A new self with other weights, written together with the records ``along``: all or none."""
+        """A new self with other weights, written together with the records ``along``: all or none.
+
+        Raises:
+            ModelError: it could not speak; who speaks now goes on.
+        """
+        self._prepare(parts)
         return self._change(lambda now: now.model_copy(update={"mask": edit(now.mask), "parts": parts}), cause, along)
 
     def _change(self, change: Callable[[Self], Self], cause: str, along: Sequence[Record] = ()) -> Self:
@@ -116,6 +121,7 @@ class Selves:
         Raises:
             NotFoundError: no such self.
             ConflictError: there is no weight change to undo.
+            ModelError: it could not speak; who speaks now goes on.
         """
         target = self.get(name) if name else self._before_last_change()
         tainted = {adapter for erasure in self._ledger.all(Erasure) for adapter in erasure.adapters}
@@ -126,6 +132,7 @@ class Selves:
                 who=target.id,
             )
         self.voice(target)
+        self._prepare(target.parts)
         inside, masked = {p.habit for p in target.parts}, {r.habit for r in target.mask.rules}
         stages: list[Record] = []
         cause = Phrase("rollback to {who}", who=target.id)
@@ -162,7 +169,7 @@ class Selves:
         """
         if not who.parts:
             return Voice()
-        if who.base != self._base():
+        if who.base != self._body().digest:
             raise _foreign(who)
         known = {run.adapter: run.adapter_digest for run in self._ledger.all(Run)}
         for path, _ in worn(self._bag, who.parts).parts:  # all of them, worn or not just now
@@ -209,6 +216,12 @@ class Selves:
         if seen is None or seen[0] != stamp:
             seen = self._known[adapter] = (stamp, digest_of(adapter))
         return seen[1]
+
+    def _prepare(self, parts: Sequence[Part]) -> None:
+        """Nobody begins to speak who then could not."""
+        for voice in {worn(self._bag, parts, x) for x in LANGUAGES}:
+            if voice.parts:
+                self._body().ready(voice)
 
     def _born(self) -> Self:
         now = self.current()

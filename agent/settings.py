@@ -47,6 +47,19 @@ class ModelTable(Table):
     template: str = Field("", description="a Jinja chat template file; empty keeps the model's own (llama3)")
 
 
+class ServingTable(Table):
+    """[serving] A vLLM server that speaks in place of this process."""
+
+    url: str = Field("", description="one that runs already, e.g. http://127.0.0.1:8001; empty: habitus serve-model's")
+    key: str = Field("", description="its API key")
+    python: str = Field("", description="the interpreter that has vLLM; empty: .venv-vllm, else this one")
+    rank: Literal[8, 16, 32, 64, 128, 256, 320, 512] = Field(64, description="the highest rank it serves")
+    adapters: int = Field(4, ge=1, le=64, description="adapters that answer at the same time")
+    memory: float = Field(0.9, gt=0, le=1, description="share of a GPU that it takes")
+    cache: int = Field(1, ge=1, le=1024, description="GiB for what was read, on a CPU")
+    options: tuple[str, ...] = Field((), description='more of vLLM\'s own, e.g. ["--tensor-parallel-size", "2"]')
+
+
 class Sampling(Table):
     """Every value that shapes the next-token draw, settled."""
 
@@ -186,6 +199,7 @@ class Settings(Table):
     """The whole of ``habitus.toml``."""
 
     model: ModelTable = ModelTable()
+    serving: ServingTable = ServingTable()
     sampling: Sampling = Sampling()
     prompt: PromptTable = PromptTable()
     lora: LoraTable = LoraTable()

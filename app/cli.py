@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,6 +72,9 @@ def parser() -> argparse.ArgumentParser:
     ask.add_argument("text", metavar="TEXT", nargs="+")
     ask.add_argument("--no-mask", action="store_true", help=say("leave out the mask's rules"))
     ask.add_argument("--self", dest="name", metavar="NAME", default="", help=say("another self, or 'base'"))
+    lid = add("lid", say("the lid off: the exact prompt, and how the next word is chosen"))
+    lid.add_argument("text", metavar="TEXT")
+    lid.add_argument("--thread", metavar="ID", default="", help=say("with what was said in a conversation"))
     mask = add("mask", say("your own hand on persona, mood and rules"))
     hands = mask.add_subparsers(dest="hand", metavar="ACTION", parser_class=_Parser)
     add("add", say("add a rule"), hands).add_argument("rule", metavar="RULE")
@@ -116,6 +120,17 @@ def parser() -> argparse.ArgumentParser:
     erase.add_argument("ref", metavar="TURN|THREAD")
     erase.add_argument("--yes", action="store_true", help=say("do not ask"))
     add("why", say("from a habit back to the words it came from")).add_argument("habit", metavar="HABIT")
+    serve = add("serve", say("answer OpenAI and REST clients over HTTP"))
+    serve.add_argument("--host", metavar="H", default="127.0.0.1")
+    serve.add_argument("--port", metavar="P", type=int, default=8000)
+    serve.add_argument(
+        "--key", metavar="K", default="", help=say("what clients must send; needed beyond this machine ($HABITUS_KEY)")
+    )
+    serving = add(
+        "serve-model", say("start a vLLM server for the model and watch it; the other commands speak through it")
+    )
+    serving.add_argument("--port", metavar="P", type=int, default=8001)
+    serving.add_argument("--print", action="store_true", help=say("only print vLLM's command line"))
     add("doctor", say("what is wrong, and how to mend it"))
     add("demo", say("watch an AI form a habit and grow it into its weights")).add_argument(
         "--keep", action="store_true", help=say("keep the demo's bag")
@@ -180,17 +195,26 @@ def _run(options: argparse.Namespace, as_json: bool) -> None:
 
         play(options.keep)
         return
+    if options.command == "serve-model":
+        _serve_model(options, home, model, as_json)
+        return
     from app import show
     from app.wiring import open_habitus
 
     habitus = open_habitus(home, model, None if as_json else show.progress)
     match options.command:
+        case "serve":
+            from app.server import serve
+
+            serve(habitus, options.host, options.port, options.key or os.environ.get("HABITUS_KEY", ""))
         case "chat":
             _chat(habitus, options, as_json)
         case "ask":
             rows = habitus.ask(options.text, not options.no_mask, options.name)
             for row in rows:
                 _print(row, as_json, lambda r: print(r["reply"]))
+        case "lid":
+            _print(habitus.lid(options.text, options.thread), as_json, show.lid)
         case "mask":
             match options.hand:
                 case "add":
@@ -245,6 +269,22 @@ def _run(options: argparse.Namespace, as_json: bool) -> None:
             _print(habitus.erase(options.ref), as_json, show.erased)
         case "why":
             _print(habitus.why(options.habit), as_json, show.why)
+
+
+def _serve_model(options: argparse.Namespace, home: str | None, model: str | None, as_json: bool) -> None:
+    from app import serving, show, wiring
+
+    path = wiring.home(home)
+    settings = wiring.settings_of(path, model)
+    if options.print:
+        line, needs = serving.command(settings, options.port)
+        _print({"command": line, "environment": needs}, as_json, show.command)
+        return
+
+    def tell(what: str, details: dict[str, Any]) -> None:
+        _print({"event": what, **details}, as_json, show.serving)
+
+    serving.serve(path, settings, options.port, tell)
 
 
 def _sure(ref: str, as_json: bool) -> None:

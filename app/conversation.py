@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.messages import BaseMessage
 
 from agent.errors import UsageError
 from agent.learning.conflict import line
@@ -19,12 +21,15 @@ if TYPE_CHECKING:
     from app.habitus import Habitus
 
 Json = dict[str, Any]
+Show = Callable[[str], None]
 
 
 class _Aloud(BaseCallbackHandler):
     """Passes on what the model says, piece by piece."""
 
-    def __init__(self, show: Callable[[str], None]) -> None:
+    raise_error = True  # who no longer listens ends the reply
+
+    def __init__(self, show: Show) -> None:
         self._show = show
 
     def on_llm_new_token(self, token: str | list[str | dict[str, Any]], **kwargs: Any) -> None:
@@ -32,48 +37,77 @@ class _Aloud(BaseCallbackHandler):
             self._show(token)
 
 
+@dataclass(frozen=True)
+class Brought:
+    """What a client sends beside the message. It shapes this reply and teaches nothing."""
+
+    history: tuple[tuple[str, str], ...] | None = None  # as the client resends it; None: the ledger's
+    system: str = ""
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    tools: tuple[Json, ...] = ()
+    choice: str = "auto"
+    exchange: tuple[BaseMessage, ...] = ()  # calls of its tools, and what came of them
+    pictures: tuple[str, ...] = ()
+
+
 class Conversation:
     """One thread being talked in. In sandbox all of it lives in this object and nowhere else."""
 
-    def __init__(self, habitus: Habitus, thread: str, mode: Mode) -> None:
-        self.habitus, self.thread, self.mode = habitus, thread, mode
-        self.mask = habitus.bag.selves.current().mask
+    def __init__(self, habitus: Habitus, thread: str, mode: Mode, who: str = "") -> None:
+        self.habitus, self.thread, self.mode, self._who = habitus, thread, mode, who
+        selves = habitus.bag.selves
+        self.mask = (selves.get(who) if who else selves.current()).mask
         self._history: list[tuple[str, str]] = []
-        self._graph = converse.build().compile()
 
-    def say(self, text: str, show: Callable[[str], None] | None = None) -> Json:
-        """One turn; ``show`` receives the reply piece by piece."""
+    def say(self, text: str, show: Show | None = None) -> Json:
+        """One turn; ``show`` receives the reply piece by piece, and ends it by raising."""
+        return self._turn(self.answer(text, show, Brought()))
+
+    def answer(self, text: str, show: Show | None, brought: Brought, unwanted: str | None = None) -> converse.State:
+        """One turn as the graph left it."""
         if not text.strip():
             raise UsageError("There is nothing to answer.", "Say something.")
-        return self._turn(text, show)
-
-    def _turn(self, text: str, show: Callable[[str], None] | None, unwanted: str | None = None) -> Json:
-        state: Json = {"thread": self.thread, "mode": self.mode, "user": text, "unwanted": unwanted}
+        state: Json = {
+            "thread": self.thread,
+            "mode": self.mode,
+            "user": text,
+            "unwanted": unwanted,
+            "aside": brought.system,
+            "sampling": dict(brought.sampling),
+            "tools": list(brought.tools),
+            "choice": brought.choice,
+            "brought": list(brought.exchange),
+            "pictures": list(brought.pictures),
+        }
         if self.mode == "sandbox":
             self._history = self._history if unwanted is None else self._history[:-1]
-            state |= {"mask": self.mask.model_dump(), "history": self._history}
-        graph: Any = self._graph
+            state |= {"mask": self.mask.model_dump(), "history": self._history, "who": self._who}
+        if brought.history is not None:
+            state["history"] = list(brought.history)
         # A callback, not stream_mode "messages": that one runs each node in a thread of its own and wakes
         # another for every token, which took half as long again as the model itself (docs/log.md).
         config = {"recursion_limit": 50, "callbacks": [_Aloud(show)] if show else []}
-        final: Json = graph.invoke(state, config, context=self.habitus.context)
+        final: converse.State = self.habitus.talking.invoke(state, config, context=self.habitus.context)
         if self.mode == "sandbox":
             self._history.append((text, final["reply"]))
+        return final
+
+    def _turn(self, final: converse.State) -> Json:
         return {
             "thread": self.thread,
             "turn_id": final.get("turn", ""),
             "mode": self.mode,
-            "user": text,
+            "user": final["user"],
             "reply": final["reply"],
             "tool_calls": [{k: c[k] for k in ("name", "arguments", "result")} for c in final["calls"]],
             "self": final["self_name"],
             "mask": final["rules"],
         }
 
-    def again(self, show: Callable[[str], None] | None = None) -> Json:
+    def again(self, show: Show | None = None) -> Json:
         """Another reply to what was said last, shown whole. The first is kept as one that was not wanted."""
         user, turn = self._last()
-        found = self._turn(user, None, turn.reply if turn else self._history[-1][1])
+        found = self._turn(self.answer(user, None, Brought(), turn.reply if turn else self._history[-1][1]))
         if show:  # not piece by piece: a draw that says the same is drawn again
             show(found["reply"])
         return found

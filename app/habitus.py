@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +34,7 @@ from app import forms, lineage
 from app import report as training_report
 from app.conversation import Conversation, new_thread, without_rule
 from app.files import edited, mask_table
+from app.lid import lifted
 from app.updating import Updates
 from graphs import converse, ruminate, update
 from graphs.context import Context, Progress, silent
@@ -52,17 +54,22 @@ class Habitus:
 
     # -- talking -------------------------------------------------------------------------------
 
-    def talk(self, thread: str = "", mode: Mode = "growth") -> Conversation:
-        """A conversation: a new thread unless one is named.
+    @cached_property
+    def talking(self) -> Any:
+        """The graph of one message."""
+        return converse.build().compile()
+
+    def talk(self, thread: str = "", mode: Mode = "growth", who: str = "") -> Conversation:
+        """A conversation: a new thread unless one is named; ``who``: in sandbox, with a self of before.
 
         Raises:
-            NotFoundError: the named thread holds no turn.
+            NotFoundError: the named thread holds no turn, or there is no such self.
         """
         if thread and mode == "growth" and not self.bag.ledger.all(Turn, parent=thread):
             raise NotFoundError(
                 "There is no conversation {thread!r}.", "Leave --thread out to begin a new one.", thread=thread
             )
-        return Conversation(self, thread or new_thread(), mode)
+        return Conversation(self, thread or new_thread(), mode, who)
 
     def ask(self, texts: Sequence[str], with_rules: bool = True, name: str = "") -> list[Json]:
         """The clean probe: greedy, unpenalised, nothing recalled, nothing recorded."""
@@ -80,6 +87,10 @@ class Habitus:
             for i, reply in zip(mine, bag.body.answers(prompts, voice, most), strict=True):
                 found[i] = {"text": texts[i], "reply": reply, "self": who.id if who else "base", "mask": rules}
         return [found[i] for i in range(len(texts))]
+
+    def lid(self, text: str, thread: str = "") -> Json:
+        """The lid off: what the model would read if ``text`` were said now, and how it would choose its first word."""
+        return lifted(self, text, thread)
 
     # -- the mask ------------------------------------------------------------------------------
 

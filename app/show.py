@@ -362,3 +362,64 @@ def _one_line(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "–"
     return "–" if value is None else visible(str(value))
+
+
+def lid(r: Json) -> None:
+    """The prompt layer by layer, and three ways in which the next word could be chosen."""
+    layers = r["layers"]
+    mask = layers["mask"]
+    named = [
+        (say("base"), layers["base"]),
+        (say("persona"), mask["persona"]),
+        (say("mood"), mask["mood"]),
+        (say("rules"), mask["rules"]),
+        (say("example dialogues"), [" → ".join(pair) for pair in mask["few_shot"]]),
+        (say("memory"), layers["memory"]),
+        (say("history"), [" → ".join(pair) for pair in layers["history"]]),
+        (say("tools"), ", ".join(layers["tools"])),
+        (say("weights"), [f"{w['adapter']} × {w['weight']:g}" for w in layers["weights"]]),
+    ]
+    for name, value in named:
+        lines = value if isinstance(value, list) else [value]
+        for i, line in enumerate(filter(None, lines or ["–"])):
+            print(f"{padded(name if i == 0 else '', 20)}{visible(line)}")
+    print("\n" + say("the prompt, {tokens} tokens, as it is read:", tokens=r["tokens"]))
+    print(visible(r["prompt"]).replace(" ⏎ ", "\n"))
+    print("\n" + say("the first word:"))
+    heads = {"self": r["self"], "without its weights": say("without its weights"), "base": say("base")}
+    for key, steps in r["next"].items():
+        print(f"  {heads[key]}")
+        for step in steps:
+            likely = "  ".join(f"{visible(t['token'])!r} {t['p']:.0%}" for t in step["top"][:5])
+            print(f"    {padded(step['step'], 22)}{likely}")
+
+
+def command(found: Json) -> None:
+    """A command line as a shell takes it."""
+    import shlex
+
+    settings = [f"{k}={shlex.quote(v)}" for k, v in found["environment"].items()]
+    print(" ".join([*settings, *map(shlex.quote, found["command"])]))
+
+
+def serving(found: Json) -> None:
+    """What became of the model server."""
+    match found["event"]:
+        case "starting":
+            print(say("starting vLLM at {url} … (a minute or more)", url=found["url"]), flush=True)
+        case "ready":
+            print(
+                say(
+                    "ready after {seconds} s; every other command of this bag now speaks through it. Ctrl-C ends it.",
+                    seconds=found["seconds"],
+                ),
+                flush=True,
+            )
+        case "died":
+            print(
+                say("it ended by itself (code {code}); its last words are in {log}", **found),
+                file=sys.stderr,
+                flush=True,
+            )
+        case _:
+            print(say("stopped; the model runs in each process again."), flush=True)

@@ -44,6 +44,12 @@ def open_bag(path: Path, settings: Settings, body: Callable[[], Body] | None = N
     from tools.judge_turn_value import judge_turn_value
 
     def named() -> Body:
+        from app.serving import found
+
+        if server := found(path, settings):
+            from agent.models.vllm import VllmBody
+
+            return VllmBody(settings.model, server, path / "served")
         from agent.models.embedded import EmbeddedBody
 
         return EmbeddedBody(settings.model)

@@ -2,6 +2,10 @@
 
 History comes from the ledger; in sandbox from the state the door keeps in memory, and nothing is
 recorded. The current self is looked up at every step, so a rule adopted now already holds.
+
+A client may bring more than the message: the history it resends, a system text, sampling, tools of its own,
+pictures. That shapes this reply and teaches nothing. A call of a client's tool is the client's to carry out:
+the run ends there, unrecorded, and goes on when the result is brought.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from tools.drop_instruction import drop_instruction
 from tools.recall import recall
 from tools.remember import remember
 
+NEAR = 0.12  # cosine from which a memory comes to mind
 STEPS = 4  # tool steps in one turn
 ANEW = (0.8, 0.8, 1.0, 1.2)  # temperatures at least, one after the other until another reply comes
 GROWTH_TOOLS: tuple[Tool, ...] = (recall, remember, adopt_instruction, drop_instruction)
@@ -40,7 +45,14 @@ class State(TypedDict, total=False):
     user: str
     unwanted: str | None  # the reply to what was said last, when another is wanted in its place
     mask: dict[str, Any]  # sandbox only: the mask worn in this process
-    history: list[tuple[str, str]]  # sandbox only
+    who: str  # sandbox only: another self than the one that speaks now
+    history: list[tuple[str, str]]  # what was said before, where it is not the ledger's to tell
+    aside: str  # a client's system text
+    sampling: dict[str, Any]  # a client's own values
+    tools: list[dict[str, Any]]  # a client's own
+    choice: str  # auto, none, required, or the name of one of these
+    brought: list[BaseMessage]  # calls of these and their results
+    pictures: list[str]  # URLs
     memories: list[str]
     exchange: list[BaseMessage]
     calls: list[dict[str, Any]]
@@ -48,6 +60,9 @@ class State(TypedDict, total=False):
     noted: list[str]  # memories that were told in it
     steps: int
     reply: str
+    asked: list[dict[str, Any]]  # calls for the client to carry out
+    usage: tuple[int, int]  # tokens read and said
+    ended: bool  # by itself, not for want of room
     self_name: str
     rules: list[str]
     turn: str
@@ -71,75 +86,110 @@ def system_text(mask: Mask, language: Language, memories: list[str]) -> str:
 def _recall(state: State, runtime: Runtime[Context]) -> State:
     bag = runtime.context.bag
     index = bag.passing_index if state["mode"] == "sandbox" else bag.index
-    found = index.near(state["user"], "memory", 3, least=0.12)
+    found = index.near(state["user"], "memory", 3, least=NEAR)
     return {
         "memories": [text for _, text, _ in found],
-        "exchange": [],
-        "calls": [],
+        "exchange": state.get("brought", []),
+        "calls": _carried_out(state.get("brought", [])),
         "told": [],
         "noted": [],
         "steps": 0,
+        "usage": (0, 0),
+        "asked": [],
+        "ended": True,
     }
+
+
+def _carried_out(brought: list[BaseMessage]) -> list[dict[str, Any]]:
+    """A client's calls with what came of them, as the turn keeps them."""
+    results = {m.tool_call_id: str(m.text) for m in brought if isinstance(m, ToolMessage)}
+    made = [c for m in brought if isinstance(m, AIMessage) for c in m.tool_calls]
+    return [Call(name=c["name"], arguments=c["args"], result=results.get(c["id"] or "", "")).model_dump() for c in made]
 
 
 def _reply(state: State, runtime: Runtime[Context]) -> State:
     bag, mode = runtime.context.bag, state["mode"]
-    who = bag.selves.current() if mode == "sandbox" else bag.selves.refresh()
-    if mode == "sandbox":
-        who = who.model_copy(update={"mask": Mask.model_validate(state["mask"])})
+    who = _who(bag, state)
     language = language_of(state["user"])
     mask, voice = bag.selves.dressed(who, language)
-    sampling = bag.selves.sampling(who)
+    sampling = bag.selves.sampling(who).model_copy(update=state.get("sampling", {}))
     unwanted = state.get("unwanted")
-    pairs = state["history"] if mode == "sandbox" else _history(bag, state["thread"], unwanted is not None)
+    pairs = state["history"] if "history" in state else history(bag, state["thread"], unwanted is not None)
     pairs = (
         [*mask.few_shot, *pairs[-bag.settings.model.history :]] if bag.settings.model.history else list(mask.few_shot)
     )
-    system = system_text(mask, language, state["memories"])
-    messages = _fitting(bag, system, pairs, [HumanMessage(state["user"]), *state["exchange"]])
+    system = "\n\n".join(filter(None, (system_text(mask, language, state["memories"]), state.get("aside"))))
+    messages = fitting(bag, system, pairs, [_said_now(state), *state["exchange"]])
+    salt = mode if mode == "sandbox" else ""
     if unwanted is None:
-        model: Any = bag.body.chat(voice, sampling)
-        standing = [] if mode == "sandbox" else _standing(bag, who, language)
-        schemas = [_narrowed(t, state["user"], standing) for t in toolbox(mode, bool(standing))]
-        model = model if state["steps"] >= STEPS else model.bind_tools(schemas, tool_choice="auto")
+        model: Any = bag.body.chat(voice, sampling, salt)
+        stands = [] if mode == "sandbox" else standing(bag, who, language)
+        own = [_narrowed(t, state["user"], stands) for t in toolbox(mode, bool(stands))]
+        theirs, choice = state.get("tools", []), state.get("choice", "auto")
+        if choice not in ("auto", "none") and not state["exchange"]:
+            model = model.bind_tools(theirs, tool_choice=choice)
+        elif state["steps"] < STEPS:
+            model = model.bind_tools([*own, *(theirs if choice != "none" else [])], tool_choice="auto")
         said: AIMessage = model.invoke(messages)
         if said.invalid_tool_calls:  # not a call after all: let it speak
             said = model.bind(tool_choice="none").invoke(messages)
     else:
-        said = _otherwise(bag, voice, sampling, messages, unwanted)
+        said = _otherwise(bag, voice, sampling, messages, unwanted, salt)
+    used, (read, spoken) = said.usage_metadata, state["usage"]
+    theirs_by_name = {t["function"]["name"] for t in state.get("tools", [])}
     return {
         "exchange": [*state["exchange"], said],
         "reply": str(said.text),
+        "asked": [dict(c) for c in said.tool_calls if c["name"] in theirs_by_name],
         "self_name": who.id,
         "rules": list(mask.rules_for(language)),
+        "usage": (read + used["input_tokens"], spoken + used["output_tokens"]) if used else (read, spoken),
+        "ended": not used or used["output_tokens"] < sampling.max_tokens,
     }
 
 
-def _otherwise(bag: Bag, voice: Voice, sampling: Sampling, messages: list[BaseMessage], unwanted: str) -> AIMessage:
+def _who(bag: Bag, state: State) -> Self:
+    """Who speaks: looked up at every step."""
+    if state["mode"] != "sandbox":
+        return bag.selves.refresh()
+    who = bag.selves.get(state["who"]) if state.get("who") else bag.selves.current()
+    return who.model_copy(update={"mask": Mask.model_validate(state["mask"])})
+
+
+def _said_now(state: State) -> HumanMessage:
+    if not state.get("pictures"):
+        return HumanMessage(state["user"])
+    seen = [{"type": "image_url", "image_url": {"url": url}} for url in state["pictures"]]
+    return HumanMessage([{"type": "text", "text": state["user"]}, *seen])
+
+
+def _otherwise(
+    bag: Bag, voice: Voice, sampling: Sampling, messages: list[BaseMessage], unwanted: str, salt: str
+) -> AIMessage:
     """Another reply than the one that was not wanted, without tools: what they did is done."""
     for least in ANEW:
         livelier = sampling.model_copy(update={"temperature": max(sampling.temperature, least), "seed": None})
-        said: AIMessage = bag.body.chat(voice, livelier).invoke(messages)
+        said: AIMessage = bag.body.chat(voice, livelier, salt).invoke(messages)
         if str(said.text) != unwanted:
             break
     return said
 
 
-def _standing(bag: Bag, who: Self, language: Language) -> list[str]:
+def standing(bag: Bag, who: Self, language: Language) -> list[str]:
     """The rules that can be dropped: lines of the mask, and habits of the weights that speak ``language``."""
     inside = [p.habit for p in who.parts if language in p.scope and p.habit not in who.mask.silenced]
     return list(dict.fromkeys([*(r.text for r in who.mask.rules), *(h.rule for h in bag.ledger.some(Habit, inside))]))
 
 
-def _narrowed(tool: Tool, user: str, standing: Sequence[str]) -> dict[str, Any]:
+def _narrowed(tool: Tool, user: str, stands: Sequence[str]) -> dict[str, Any]:
     if tool is remember:
         return tool.schema(text={"x-substring-of": [user]})
     if tool is drop_instruction:
-        return tool.schema(rule={"enum": list(standing)})
+        return tool.schema(rule={"enum": list(stands)})
     return tool.schema()
 
 
-def _history(bag: Bag, thread: str, anew: bool) -> list[tuple[str, str]]:
+def history(bag: Bag, thread: str, anew: bool) -> list[tuple[str, str]]:
     turns = bag.thread(thread)
     # a reply that lost itself in a loop would draw the next one in
     return [(t.user, t.reply) for t in (turns[:-1] if anew else turns) if not looped(t.reply) and not _took_back(t)]
@@ -150,7 +200,7 @@ def _took_back(turn: Turn) -> bool:
     return any(c.name == drop_instruction.name and c.result == "ok" for c in turn.tool_calls)
 
 
-def _fitting(bag: Bag, system: str, pairs: list[tuple[str, str]], now: list[BaseMessage]) -> list[BaseMessage]:
+def fitting(bag: Bag, system: str, pairs: list[tuple[str, str]], now: list[BaseMessage]) -> list[BaseMessage]:
     """As many of the latest exchanges as the context holds beside the rest."""
     context = getattr(bag.body, "context", 4096)
     room = (
@@ -221,6 +271,8 @@ def _record(state: State, runtime: Runtime[Context]) -> State:
 
 def _next(state: State) -> str:
     said = state["exchange"][-1]
+    if state["asked"]:
+        return END
     return "tools" if isinstance(said, AIMessage) and said.tool_calls and state["steps"] < STEPS else "record"
 
 
@@ -233,7 +285,7 @@ def build() -> StateGraph[State, Context]:
     graph.add_node("record", _record)
     graph.add_edge(START, "recall")
     graph.add_edge("recall", "reply")
-    graph.add_conditional_edges("reply", _next, ["tools", "record"])
+    graph.add_conditional_edges("reply", _next, ["tools", "record", END])
     graph.add_edge("tools", "reply")
     graph.add_edge("record", END)
     return graph

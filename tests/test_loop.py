@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.models.vllm import Server
 from agent.records import Abstention, Habit, Turn, Verdict
 from app.habitus import Habitus
 from app.wiring import open_habitus
@@ -111,3 +112,11 @@ def test_every_verdict_cites_its_turn_and_the_habit_its_quote(tmp_path: Path) ->
     for habit in being.bag.ledger.all(Habit):
         if habit.quote:
             assert any(habit.quote in turns[t].user for t in habit.evidence)
+
+
+@pytest.mark.served
+def test_the_whole_loop_over_vllm(tmp_path: Path, server: Server) -> None:
+    home = tmp_path / "bag"
+    home.mkdir()
+    (home / "habitus.toml").write_text(f'[serving]\nurl = "{server.url}"\nkey = "{server.key}"\n', "utf-8")
+    grows(home, "ko-name", told)

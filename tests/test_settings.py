@@ -88,7 +88,7 @@ def test_a_misspelt_key_lists_the_right_ones(bag_path: Path) -> None:
 def test_a_misspelt_table_lists_the_right_ones(bag_path: Path) -> None:
     error = refusal(bag_path, "[modle]\nname = 'x'\n")
     assert "modle: there is no such setting" in error.message
-    assert "model, sampling, prompt" in error.hint
+    assert "model, serving, sampling, prompt" in error.hint
 
 
 @pytest.mark.parametrize(

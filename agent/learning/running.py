@@ -13,12 +13,14 @@ from typing import Any
 
 from agent.bag import Bag
 from agent.errors import ConflictError, LearningError
-from agent.learning.data import digest
+from agent.learning.data import LONGEST, bank, digest, framed
 from agent.phrase import Phrase
+from agent.ports import BASE
 from agent.records import Decision, Proposal, Run
 from agent.selves import digest_of
 
 ROOT = Path(__file__).parents[2]
+CANARIES = 4  # questions in each language
 Progress = Callable[[dict[str, Any]], None]
 
 
@@ -100,6 +102,21 @@ def _install(made: Path, home: Path) -> None:
             path.chmod(0o444)
 
 
+def _lines(bag: Bag, proposal: Proposal) -> list[dict[str, str]]:
+    """What the base says to a few questions of the exam: the training notes how likely that is with its adapter.
+
+    A server that says it wears the adapter can be asked the same (``agent/models/adapters.py``). No words of a person.
+    """
+    asked = [
+        (x, text)
+        for x in sorted({e.language for e in proposal.examples if e.origin != "anchor"})
+        for text in bank("probes", x)["talk"][:CANARIES]
+    ]
+    prompts = [framed(x, text, (), "", "plain", bag.toolboxes) for x, text in asked]
+    replies = bag.body.answers(prompts, BASE, LONGEST)
+    return [{"language": x, "text": text, "reply": r} for (x, text), r in zip(asked, replies, strict=True)]
+
+
 def _fit(bag: Bag, proposal: Proposal, work: Path, progress: Progress, threads: int = 0) -> dict[str, Any]:
     """Run the trainer in ``work``; what it measured."""
     shutil.rmtree(work, ignore_errors=True)
@@ -112,6 +129,7 @@ def _fit(bag: Bag, proposal: Proposal, work: Path, progress: Progress, threads: 
         "base_path": str(bag.body.path),
         "personas": proposal.config["personas"],
         "tools": bag.toolboxes,
+        "lines": _lines(bag, proposal),
         "template": Path(template).read_text("utf-8") if template else "",
         "threads": threads or bag.settings.model.threads,
         "out": str(work),

@@ -23,7 +23,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agent.learning.data import digest, framed
-from agent.models.embedded import defused, digest_of, special_tokens, stacked
+from agent.models.adapters import CANARY
+from agent.models.base import defused, digest_of, special_tokens
+from agent.models.embedded import stacked
+from agent.ports import Prompt
 from agent.records import Example
 
 if TYPE_CHECKING:
@@ -77,7 +80,9 @@ def main(job_file: Path) -> None:
     tools = {frame: tuple(t) for frame, t in job["tools"].items()}
 
     def encode(e: Example, rules: tuple[str, ...]) -> list[int]:
-        prompt = framed(e.language, e.prompt, rules, job["personas"].get(e.language, ""), e.frame, tools)
+        return written(framed(e.language, e.prompt, rules, job["personas"].get(e.language, ""), e.frame, tools))
+
+    def written(prompt: Prompt) -> list[int]:
         text = tok.apply_chat_template(
             defused(list(prompt.messages), specials),
             tools=defused(list(prompt.tools), specials) or None,
@@ -251,6 +256,11 @@ def main(job_file: Path) -> None:
     trainer.train()
     trainer.model.save_pretrained(str(out / "adapter"))
     ordered(out / "adapter" / "adapter_config.json")
+    trainer.model.eval()
+    prompts = [written(framed(x["language"], x["text"], (), "", "plain", tools)) for x in job["lines"]]
+    replies = [[*tok(x["reply"], add_special_tokens=False)["input_ids"], tok.eos_token_id] for x in job["lines"]]
+    noted = weighed(trainer.model, prompts, replies, tok.pad_token_id)
+    (out / "adapter" / CANARY).write_text(json.dumps(noted) + "\n", "utf-8")
     say(
         stage="done",
         seconds=round(time.monotonic() - started, 2),
@@ -323,6 +333,26 @@ def ratios(model: Any, prompts: list[list[int]], answers: list[list[int]], pad: 
         base = tails(model, inputs, counts)
     said = [torch.tensor(a, device=s.device)[:, None] for a, s in zip(answers, student, strict=True)]
     return torch.stack([(s - b).gather(-1, ids).sum() for s, b, ids in zip(student, base, said, strict=True)])
+
+
+def weighed(model: Any, prompts: list[list[int]], replies: list[list[int]], pad: int) -> list[dict[str, Any]]:
+    """log-probability of each whole reply, in nats, with the adapter and without it (``adapters.Line``)."""
+    import torch
+
+    inputs, counts = stacked([p + r for p, r in zip(prompts, replies, strict=True)], pad), [len(r) for r in replies]
+
+    def said() -> list[float]:
+        ids = [torch.tensor(r, device=model.device)[:, None] for r in replies]
+        return [float(s.gather(-1, i).sum()) for s, i in zip(tails(model, inputs, counts), ids, strict=True)]
+
+    with torch.no_grad():
+        worn = said()
+        with model.disable_adapter():
+            base = said()
+    return [
+        {"prompt": p, "reply": r, "base": round(b, 4), "worn": round(w, 4)}
+        for p, r, b, w in zip(prompts, replies, base, worn, strict=True)
+    ]
 
 
 def tails(model: Any, inputs: dict[str, torch.Tensor], counts: list[int]) -> list[torch.Tensor]:

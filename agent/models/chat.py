@@ -11,7 +11,8 @@ from langchain_core.callbacks import CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel
 from langchain_core.language_models.chat_models import generate_from_stream
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ToolMessage
-from langchain_core.messages.tool import tool_call_chunk
+from langchain_core.messages.ai import UsageMetadata
+from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
@@ -19,7 +20,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ConfigDict
 
 from agent.models.calls import looks_like_call, parse
-from agent.ports import Message, Prompt, Voice
+from agent.ports import Message, Prompt, Usage, Voice
 from agent.settings import Sampling
 
 _ROLES = {"human": "user", "ai": "assistant", "system": "system", "tool": "tool"}
@@ -31,14 +32,23 @@ def to_message(message: BaseMessage) -> Message:
         calls = [
             {
                 "type": "function",
+                "id": c["id"],
                 "function": {"name": c["name"], "arguments": json.dumps(c["args"], ensure_ascii=False)},
             }
             for c in message.tool_calls
         ]
         return {"role": "assistant", "content": "", "tool_calls": calls}
     if isinstance(message, ToolMessage):
-        return {"role": "tool", "content": str(message.content), "name": message.name}
-    return {"role": _ROLES[message.type], "content": str(message.text)}
+        return {
+            "role": "tool",
+            "content": str(message.text),
+            "name": message.name,
+            "tool_call_id": message.tool_call_id,
+        }
+    seen = isinstance(message.content, list) and any(
+        isinstance(p, dict) and p.get("type") == "image_url" for p in message.content
+    )
+    return {"role": _ROLES[message.type], "content": message.content if seen else str(message.text)}
 
 
 def _call_id() -> str:
@@ -53,6 +63,7 @@ class HabitusChat(BaseChatModel):
     body: Any
     voice: Voice
     sampling: Sampling
+    salt: str = ""
     streaming: bool = True  # given explicitly, LangChain's ``invoke`` hands every piece to the callbacks, too
 
     @property
@@ -88,30 +99,39 @@ class HabitusChat(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        prompt = Prompt(tuple(to_message(m) for m in messages), tuple(kwargs.get("tools", ())))
-        text, calling = "", None
-        for piece in self.body.stream(
-            prompt, self.voice, self._settle(stop, kwargs), kwargs.get("tool_choice", "auto")
-        ):
-            text += piece
-            if calling is None and text.strip():
-                calling = bool(prompt.tools) and kwargs.get("tool_choice") != "none" and looks_like_call(text)
-                piece = text
-            if calling is False:
-                yield ChatGenerationChunk(message=AIMessageChunk(content=piece))
+        prompt = Prompt(tuple(to_message(m) for m in messages), tuple(kwargs.get("tools", ())), self.salt)
+        text, calling, usage = "", None, Usage(0, 0)
+        pieces = self.body.stream(prompt, self.voice, self._settle(stop, kwargs), kwargs.get("tool_choice", "auto"))
+        try:
+            while True:
+                try:
+                    piece = next(pieces)
+                except StopIteration as done:
+                    usage = done.value
+                    break
+                text += piece
+                if calling is None and text.strip():
+                    calling = bool(prompt.tools) and kwargs.get("tool_choice") != "none" and looks_like_call(text)
+                    piece = text
+                if calling is False:
+                    yield ChatGenerationChunk(message=AIMessageChunk(content=piece))
+        finally:
+            pieces.close()  # whoever stops listening ends the reply
+        tool_calls: list[ToolCallChunk] = []
         if calling:
             _, calls, bad = parse(text)
-            pieces = [
+            tool_calls = [
                 tool_call_chunk(name=c["name"], args=json.dumps(c["args"], ensure_ascii=False), id=_call_id(), index=i)
                 for i, c in enumerate(calls)
             ]
             # merging chunks parses arguments leniently: mark what is broken so that it stays invalid
-            pieces += [
+            tool_calls += [
                 tool_call_chunk(name=None, args=f"✗ {b}", id=None, index=len(calls) + i) for i, b in enumerate(bad)
             ]
-            yield ChatGenerationChunk(message=AIMessageChunk(content="", tool_call_chunks=pieces))
-        elif not text:
-            yield ChatGenerationChunk(message=AIMessageChunk(content=""))
+        tokens = UsageMetadata(input_tokens=usage.read, output_tokens=usage.said, total_tokens=sum(usage))
+        yield ChatGenerationChunk(
+            message=AIMessageChunk(content="", tool_call_chunks=tool_calls, usage_metadata=tokens)
+        )
 
     def _generate(
         self,

@@ -1,78 +1,36 @@
 """The embedded body: transformers + PEFT in this process.
 
 One base, several LoRA adapters with weights active at once, another self without reloading
-the base. One reply at a time: adapters are state of the model, so a lock guards it.
+the base. Adapters are state of the model, so whoever uses it takes turns: by the token where words are spoken,
+by the batch where many are asked at once.
 """
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.errors import ModelError
+from agent.models.base import Base, unloadable
 from agent.models.calls import looks_like_call
 from agent.models.sampling import Sampler, circling, looped
-from agent.ports import BASE, Prompt, Voice
+from agent.ports import BASE, Prompt, Usage, Voice
 
 if TYPE_CHECKING:
     import torch
     from langchain_core.language_models import BaseChatModel
-    from transformers import PreTrainedTokenizerFast
 
     from agent.settings import ModelTable, Sampling
 
-SEEDLING = Path(__file__).parents[2] / "seedling" / "model"
-_WHOLE = 1 << 30  # files larger than this are identified by size and samples
-_SAMPLES, _SAMPLE = 256, 1 << 16
+TOGETHER = 32  # prompts in a batch
 PACE = 0.03  # seconds between two pieces of a stream: no eye is faster, and each costs LangChain 0.2 ms
 
 
-def locate(name: str) -> str:
-    """The path or hub id behind a model's name."""
-    return str(SEEDLING) if name == "seedling" else name
-
-
-def digest_of(path: Path) -> str:
-    """Digest of a base directory: weights, configuration, tokenizer."""
-    digest = hashlib.sha256()
-    names = sorted(
-        p for p in path.iterdir() if p.suffix in (".safetensors", ".json", ".jinja") and p.name != "recipe.json"
-    )
-    for p in names:
-        size = p.stat().st_size
-        digest.update(f"{p.name}\x1f{size}\x1f".encode())
-        with p.open("rb") as f:
-            if size <= _WHOLE:
-                digest.update(f.read())
-            else:  # a sample all through: the head alone is the same for a base and its fine-tunes
-                for i in range(_SAMPLES):
-                    f.seek(i * (size - _SAMPLE) // (_SAMPLES - 1))
-                    digest.update(f.read(_SAMPLE))
-    return digest.hexdigest()
-
-
-def special_tokens(tok: PreTrainedTokenizerFast) -> list[str]:
-    """Every token that the template uses as structure."""
-    return [t.content for t in tok.added_tokens_decoder.values() if t.special and len(t.content) > 1]
-
-
-def defused(node: Any, specials: Sequence[str]) -> Any:
-    """``node`` with the structure's own tokens broken up wherever they stand in text: words cannot pose as structure."""
-    if isinstance(node, dict):
-        return {k: defused(v, specials) for k, v in node.items()}
-    if isinstance(node, list | tuple):
-        return [defused(v, specials) for v in node]
-    if isinstance(node, str):
-        for special in specials:
-            node = node.replace(special, f"{special[0]} {special[1:]}")
-    return node
-
-
-class EmbeddedBody:
+class EmbeddedBody(Base):
     """See ``agent.ports.Body``."""
 
     def __init__(self, table: ModelTable) -> None:
@@ -82,11 +40,9 @@ class EmbeddedBody:
             ModelError: it is not there, or no causal language model.
         """
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-        from transformers.utils import logging as noise
+        from transformers import AutoModelForCausalLM
 
-        noise.set_verbosity_error()
-        noise.disable_progress_bar()
+        super().__init__(table)
         if table.threads:
             torch.set_num_threads(table.threads)
         device = table.device
@@ -95,143 +51,87 @@ class EmbeddedBody:
         dtype = {"auto": torch.float32 if device == "cpu" else torch.bfloat16}.get(table.dtype) or getattr(
             torch, table.dtype
         )
-        where = locate(table.name)
         try:
-            self.tok: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(where)
-            self.model: Any = AutoModelForCausalLM.from_pretrained(where, dtype=dtype).to(device).eval()
-        except Exception as error:  # transformers raises many kinds for a missing or broken model
-            raise ModelError(
-                "The model {name!r} cannot be loaded: {reason}",
-                "Set [model] name in habitus.toml (or --model) to a directory with a Llama, or to 'seedling'.",
-                name=table.name,
-                reason=str(error).strip().splitlines()[0],
-            ) from error
-        if table.template:
-            self.tok.chat_template = Path(table.template).read_text("utf-8")
-        if self.tok.chat_template is None:
-            raise ModelError(
-                "The model {name!r} has no chat template.", "Set [model] template to a Jinja file.", name=table.name
-            )
-        if self.tok.pad_token_id is None:
-            self.tok.pad_token = self.tok.eos_token
-        self._path = Path(getattr(self.model.config, "_name_or_path", where) or where)
-        if not self._path.is_dir():
-            from huggingface_hub import snapshot_download
-
-            self._path = Path(snapshot_download(where, local_files_only=True))
-        self._digest = digest_of(self._path)
-        self.context = table.context or int(self.model.config.max_position_embeddings)
+            self.model: Any = AutoModelForCausalLM.from_pretrained(self.where, dtype=dtype).to(device).eval()
+        except Exception as error:
+            raise unloadable(table.name, error) from error
         stops = self.model.generation_config.eos_token_id
         self._stops = {
             self.tok.eos_token_id,
             *(stops if isinstance(stops, list) else [stops] if stops is not None else []),
         }
-        self._specials = special_tokens(self.tok)
-        self._lock = threading.RLock()
+        self._turns = Turns()
         self._worn: Voice = BASE
         self._peft: Any = None
         self._scaling: dict[str, dict[str, float]] = {}
 
-    @property
-    def digest(self) -> str:
-        return self._digest
-
-    @property
-    def path(self) -> Path:
-        return self._path
-
-    def chat(self, voice: Voice, sampling: Sampling) -> BaseChatModel:
+    def chat(self, voice: Voice, sampling: Sampling, salt: str = "") -> BaseChatModel:
         from agent.models.chat import HabitusChat
 
-        return HabitusChat(body=self, voice=voice, sampling=sampling, streaming=True)
+        return HabitusChat(body=self, voice=voice, sampling=sampling, salt=salt, streaming=True)
 
-    def count(self, text: str) -> int:
-        return len(self.tok(text, add_special_tokens=False)["input_ids"])
+    def ready(self, voice: Voice) -> None:
+        with self._turns:
+            self._wear(voice)
 
     # -- speaking ------------------------------------------------------------------------------
 
-    def text_of(self, prompt: Prompt) -> str:
-        """The raw prompt the model sees."""
-        return str(
-            self.tok.apply_chat_template(
-                defused(list(prompt.messages), self._specials),
-                tools=defused(list(prompt.tools), self._specials) or None,
-                add_generation_prompt=True,
-                tokenize=False,
-            )
-        )
-
-    def ids_of(self, prompt: Prompt) -> list[int]:
-        """Its token ids.
-
-        Raises:
-            ModelError: longer than the context, so nothing could be answered.
-        """
-        ids: list[int] = self.tok(self.text_of(prompt), add_special_tokens=False)["input_ids"]
-        if len(ids) >= self.context - 8:
-            raise ModelError(
-                "The prompt has {count} tokens; the model reads {context}.",
-                "Shorten the message, or lower [model] history in habitus.toml.",
-                count=len(ids),
-                context=self.context,
-            )
-        return ids
-
-    def stream(self, prompt: Prompt, voice: Voice, sampling: Sampling, tool_choice: str = "auto") -> Iterator[str]:
+    def stream(
+        self, prompt: Prompt, voice: Voice, sampling: Sampling, tool_choice: str = "auto"
+    ) -> Generator[str, None, Usage]:
         import torch
 
+        if any(not isinstance(m["content"], str) for m in prompt.messages):
+            raise ModelError("This model cannot look at pictures.", "Say it in words.")
         ids = self.ids_of(prompt)
         sampler = Sampler(self.tok, sampling)
         constraint = self._constraint(prompt, tool_choice) if tool_choice not in ("auto", "none") else None
         undecided = bool(prompt.tools) and tool_choice == "auto"
-        with self._lock:
-            model = self._wear(voice)
-            device = model.device
-            context = torch.tensor(ids, device=device)
-            step, cache, shown, at = context[None, :], None, "", 0.0
-            reply: list[int] = []
-            room = min(sampling.max_tokens, self.context - len(ids))
-            while len(reply) < room:
-                with torch.inference_mode():  # not around the yield: the caller is not to be left in it
-                    out = model(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1)
-                    cache, scores = out.past_key_values, out.logits[0, -1].float()
-                if constraint is not None:
-                    token = sampler.draw_constrained(scores, constraint.allowed(scores))
-                    constraint.accept(token)
-                else:
-                    token = sampler.draw(scores, context, reply)
-                if token in self._stops:
-                    break
-                reply.append(token)
-                text = self.tok.decode(reply, skip_special_tokens=True)
-                if undecided:
-                    raw = self.tok.decode(reply)
-                    if looks_like_call(raw):  # from here on only a legal call may follow
-                        constraint = self._constraint(prompt, "required")
-                        opening = self.tok('{"', add_special_tokens=False)["input_ids"]
-                        reply, text = opening[:1], self.tok.decode(opening[:1])
-                        if token != opening[0]:
-                            break
-                        constraint.accept(opening[0])
-                    undecided = not raw.strip()
-                if constraint is not None and constraint.finished:
-                    yield text[len(shown) :]
-                    return
-                if constraint is None and (cut := _stopped(text, sampling.stop)):
-                    yield text[len(shown) : cut - 1]
-                    return
-                if constraint is None and looped(text):
-                    break
-                ready = text.rstrip("\ufffd")  # half a character waits for the rest
-                ready = ready[: len(ready) - _held_back(ready, sampling.stop)]
-                if len(ready) > len(shown) and time.monotonic() - at >= PACE:
-                    yield ready[len(shown) :]
-                    shown, at = ready, time.monotonic()
-                step = torch.tensor([[token]], device=device)
-                context = torch.cat([context, step[0]])
+        context = torch.tensor(ids, device=self.model.device)
+        step, cache, shown, at = context[None, :], None, "", 0.0
+        reply: list[int] = []
+        room = min(sampling.max_tokens, self.context - len(ids))
+        while len(reply) < room:
+            with self._turns, torch.inference_mode():  # by the token, so that nobody waits for another's whole reply
+                out = self._wear(voice)(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1)
+                cache, scores = out.past_key_values, out.logits[0, -1].float()
+            if constraint is not None:
+                token = sampler.draw_constrained(scores, constraint.allowed(scores))
+                constraint.accept(token)
+            else:
+                token = sampler.draw(scores, context, reply)
+            if token in self._stops:
+                break
+            reply.append(token)
             text = self.tok.decode(reply, skip_special_tokens=True)
-            if len(text) > len(shown):
-                yield text[len(shown) :]
+            if undecided:
+                raw = self.tok.decode(reply)
+                if looks_like_call(raw):  # from here on only a legal call may follow
+                    constraint = self._constraint(prompt, "required")
+                    opening = self.tok('{"', add_special_tokens=False)["input_ids"]
+                    reply, text = opening[:1], self.tok.decode(opening[:1])
+                    if token != opening[0]:
+                        break
+                    constraint.accept(opening[0])
+                undecided = not raw.strip()
+            if constraint is not None and constraint.finished:
+                break
+            if constraint is None and (cut := _stopped(text, sampling.stop)):
+                yield text[len(shown) : cut - 1]
+                return Usage(len(ids), len(reply))
+            if constraint is None and looped(text):
+                break
+            ready = text.rstrip("\ufffd")  # half a character waits for the rest
+            ready = ready[: len(ready) - _held_back(ready, sampling.stop)]
+            if len(ready) > len(shown) and time.monotonic() - at >= PACE:
+                yield ready[len(shown) :]
+                shown, at = ready, time.monotonic()
+            step = torch.tensor([[token]], device=context.device)
+            context = torch.cat([context, step[0]])
+        text = self.tok.decode(reply, skip_special_tokens=True)
+        if len(text) > len(shown):
+            yield text[len(shown) :]
+        return Usage(len(ids), len(reply))
 
     def _constraint(self, prompt: Prompt, tool_choice: str) -> Any:
         from agent.models.grammar import Constraint
@@ -249,11 +149,11 @@ class EmbeddedBody:
         rows = [self.ids_of(p) for p in prompts]
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         said: dict[int, list[int]] = {}
-        with self._lock, torch.inference_mode():
-            model = self._wear(voice)
-            for start in range(0, len(order), 32):
-                batch = order[start : start + 32]
-                said |= zip(batch, self._greedy(model, [rows[i] for i in batch], max_tokens), strict=True)
+        for start in range(0, len(order), TOGETHER):
+            batch = order[start : start + TOGETHER]
+            with self._turns, torch.inference_mode():
+                found = self._greedy(self._wear(voice), [rows[i] for i in batch], max_tokens)
+            said |= zip(batch, found, strict=True)
         return [self.tok.decode(said[i], skip_special_tokens=True).strip() for i in range(len(rows))]
 
     def _greedy(self, model: Any, rows: list[list[int]], most: int) -> list[list[int]]:
@@ -296,18 +196,24 @@ class EmbeddedBody:
         tails = [[*self.tok(r, add_special_tokens=False)["input_ids"], self.tok.eos_token_id] for r in replies]
         shares = [0.0] * len(rows)
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]) + len(tails[i]))
-        with self._lock, torch.inference_mode():
-            model = self._wear(voice)
-            for start in range(0, len(order), 32):
-                batch = order[start : start + 32]
-                whole = stacked([rows[i] + tails[i] for i in batch], self.tok.pad_token_id)
-                longest = max(len(tails[i]) for i in batch)
-                inputs = {k: v.to(model.device) for k, v in whole.items()}
-                best = model(**inputs, logits_to_keep=longest + 1).logits.argmax(-1).cpu()
-                for i, row in zip(batch, best, strict=True):
-                    wanted = torch.tensor(tails[i])
-                    shares[i] = int((row[-len(wanted) - 1 : -1] == wanted).sum()) / len(wanted)
+        for start in range(0, len(order), TOGETHER):
+            batch = order[start : start + TOGETHER]
+            whole = stacked([rows[i] + tails[i] for i in batch], self.tok.pad_token_id)
+            longest = max(len(tails[i]) for i in batch)
+            with self._turns, torch.inference_mode():
+                inputs = {k: v.to(self.model.device) for k, v in whole.items()}
+                best = self._wear(voice)(**inputs, logits_to_keep=longest + 1).logits.argmax(-1).cpu()
+            for i, row in zip(batch, best, strict=True):
+                wanted = torch.tensor(tails[i])
+                shares[i] = int((row[-len(wanted) - 1 : -1] == wanted).sum()) / len(wanted)
         return shares
+
+    def next(self, prompt: Prompt, voice: Voice) -> torch.Tensor:
+        import torch
+
+        ids = torch.tensor([self.ids_of(prompt)], device=self.model.device)
+        with self._turns, torch.inference_mode():
+            return self._wear(voice)(input_ids=ids, logits_to_keep=1).logits[0, -1].float().log_softmax(-1).cpu()
 
     # -- wearing adapters ----------------------------------------------------------------------
 
@@ -366,6 +272,30 @@ class EmbeddedBody:
                 adapter=path.name,
                 reason=str(error).strip().splitlines()[0],
             ) from error
+
+
+class Turns:
+    """A lock that is had in the order in which it was asked for; a plain one may starve somebody for long."""
+
+    def __init__(self) -> None:
+        self._guard, self._held, self._waiting = threading.Lock(), False, deque[threading.Lock]()
+
+    def __enter__(self) -> None:
+        with self._guard:
+            if not self._held:
+                self._held = True
+                return
+            mine = threading.Lock()
+            mine.acquire()
+            self._waiting.append(mine)
+        mine.acquire()  # until the one before hands it on
+
+    def __exit__(self, *_: object) -> None:
+        with self._guard:
+            if self._waiting:
+                self._waiting.popleft().release()
+            else:
+                self._held = False
 
 
 def stacked(rows: list[list[int]], pad: int) -> dict[str, torch.Tensor]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
-    from transformers import LogitsProcessor, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     from agent.settings import Sampling
 
@@ -75,37 +76,44 @@ class Sampler:
         self._random: Any = None
         if sampling.seed is not None:
             self._random = torch.Generator().manual_seed(sampling.seed)
-        before: list[LogitsProcessor] = []
+        self._steps: list[tuple[str, Any]] = []
         if bias := bias_sequences(tok, sampling.logit_bias):
-            before.append(SequenceBiasLogitsProcessor(bias))
+            self._steps.append(("logit_bias", SequenceBiasLogitsProcessor(bias)))
         if sampling.repetition_penalty != 1:
-            before.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
-        after: list[LogitsProcessor] = []
+            self._steps.append(("repetition_penalty", RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty)))
+        if sampling.frequency_penalty or sampling.presence_penalty:
+            self._steps.append(("frequency_penalty, presence_penalty", None))
         if sampling.temperature > 0:
-            after.append(TemperatureLogitsWarper(float(sampling.temperature)))
+            self._steps.append(("temperature", TemperatureLogitsWarper(float(sampling.temperature))))
             if sampling.min_p:
-                after.append(MinPLogitsWarper(sampling.min_p))
+                self._steps.append(("min_p", MinPLogitsWarper(sampling.min_p)))
             if sampling.top_k:
-                after.append(TopKLogitsWarper(sampling.top_k))
+                self._steps.append(("top_k", TopKLogitsWarper(sampling.top_k)))
             if sampling.top_p < 1:
-                after.append(TopPLogitsWarper(sampling.top_p))
-        self._before, self._after = before, after
+                self._steps.append(("top_p", TopPLogitsWarper(sampling.top_p)))
 
     def draw(self, scores: torch.Tensor, context: torch.Tensor, reply: list[int]) -> int:
         """The next token of a free reply."""
+        last = scores
+        for _, found in self.steps(scores, context, reply):
+            last = found
+        return self._pick(last, self.sampling.temperature)
+
+    def steps(
+        self, scores: torch.Tensor, context: torch.Tensor, reply: list[int]
+    ) -> Iterator[tuple[str, torch.Tensor]]:
+        """What each value of the table makes of the scores, one after the other."""
         import torch
 
-        batch, ids = scores[None, :], context[None, :]
-        for process in self._before:
-            batch = process(ids, batch)
-        s = self.sampling
-        if reply and (s.frequency_penalty or s.presence_penalty):
-            seen, counts = torch.tensor(reply, device=scores.device).unique(return_counts=True)
-            batch = batch.clone()
-            batch[0, seen] -= s.frequency_penalty * counts + s.presence_penalty
-        for process in self._after:
-            batch = process(ids, batch)
-        return self._pick(batch[0], s.temperature)
+        for name, process in self._steps:
+            if process is not None:
+                scores = process(context[None, :], scores[None, :])[0]
+            elif reply:
+                s = self.sampling
+                seen, counts = torch.tensor(reply, device=scores.device).unique(return_counts=True)
+                scores = scores.clone()
+                scores[seen] -= s.frequency_penalty * counts + s.presence_penalty
+            yield name, scores
 
     def draw_constrained(self, scores: torch.Tensor, allowed: torch.Tensor) -> int:
         """The next token inside a tool call: only ``allowed`` ones (bool ``[vocabulary]``), no penalties."""

@@ -6,13 +6,14 @@ text a model would have given, a tool call included.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.ports import Prompt, Voice
+from agent.ports import Prompt, Usage, Voice
 
 if TYPE_CHECKING:
+    import torch
     from langchain_core.language_models import BaseChatModel
 
     from agent.settings import Sampling
@@ -22,25 +23,36 @@ class ScriptedBody:
     """See ``agent.ports.Body``."""
 
     context = 4096
+    sees = False
     digest = "scripted"
     path = Path("scripted")
 
     def __init__(self, decide: Callable[[Prompt], str]) -> None:
         self.decide = decide
 
-    def chat(self, voice: Voice, sampling: Sampling) -> BaseChatModel:
+    def chat(self, voice: Voice, sampling: Sampling, salt: str = "") -> BaseChatModel:
         from agent.models.chat import HabitusChat
 
-        return HabitusChat(body=self, voice=voice, sampling=sampling, streaming=True)
+        return HabitusChat(body=self, voice=voice, sampling=sampling, salt=salt, streaming=True)
 
-    def stream(self, prompt: Prompt, voice: Voice, sampling: Sampling, tool_choice: str = "auto") -> Iterator[str]:
-        yield self.decide(prompt)
+    def ready(self, voice: Voice) -> None:
+        pass
+
+    def stream(
+        self, prompt: Prompt, voice: Voice, sampling: Sampling, tool_choice: str = "auto"
+    ) -> Generator[str, None, Usage]:
+        said = self.decide(prompt)
+        yield said
+        return Usage(sum(self.count(str(m["content"])) for m in prompt.messages), self.count(said))
 
     def answers(self, prompts: Sequence[Prompt], voice: Voice, max_tokens: int = 120) -> list[str]:
         return [self.decide(p) for p in prompts]
 
     def agreement(self, prompts: Sequence[Prompt], replies: Sequence[str], voice: Voice) -> list[float]:
         return [float(self.decide(p) == r) for p, r in zip(prompts, replies, strict=True)]
+
+    def next(self, prompt: Prompt, voice: Voice) -> torch.Tensor:
+        raise NotImplementedError("it has no weights")
 
     def count(self, text: str) -> int:
         return len(text.split())

@@ -22,7 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from agent.models.embedded import SEEDLING, digest_of
+from agent.models.base import SEEDLING, digest_of
 from bench.learning import conflict, forgetting, gating, methods, persona, sequence
 from bench.learning.lessons import ASKED, LESSONS, ROOT, Site
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from agent.bag import Bag
 from agent.learning.data import bank, digest, framed
-from agent.models.embedded import digest_of
+from agent.models.base import digest_of
 from agent.ports import BASE, Prompt
 from agent.records import Example
 from app.habitus import Habitus

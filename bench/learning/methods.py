@@ -18,7 +18,8 @@ from agent.bag import Bag
 from agent.learning.data import framed
 from agent.learning.exam import Exam
 from agent.learning.gate import examine
-from agent.models.embedded import SEEDLING, EmbeddedBody
+from agent.models.base import SEEDLING
+from agent.models.embedded import EmbeddedBody
 from agent.ports import BASE, Voice
 from agent.records import Example, Habit, Proposal
 from app.habitus import Habitus

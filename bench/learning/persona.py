@@ -17,7 +17,8 @@ from agent.bag import Bag
 from agent.learning.data import framed
 from agent.learning.proposing import config_of
 from agent.learning.train import tails
-from agent.models.embedded import SEEDLING, stacked
+from agent.models.base import SEEDLING
+from agent.models.embedded import stacked
 from agent.ports import BASE
 from agent.records import Example, Method
 from bench.learning.lessons import ASKED, Json, Site, fitted, kept, melted, practice

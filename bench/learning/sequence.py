@@ -15,7 +15,8 @@ from random import Random
 from agent.bag import Bag
 from agent.learning.data import literals, personas, rows
 from agent.learning.proposing import config_of
-from agent.models.embedded import SEEDLING, EmbeddedBody
+from agent.models.base import SEEDLING
+from agent.models.embedded import EmbeddedBody
 from agent.ports import BASE
 from agent.records import Example, Habit
 from agent.settings import ModelTable

@@ -1,0 +1,154 @@
+"""The base as files: which weights these are, how a prompt is written for them, how many tokens a text has.
+
+What every body shares, wherever the weights run. No weights are loaded here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agent.errors import ModelError
+from agent.ports import Prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from agent.settings import ModelTable
+
+SEEDLING = Path(__file__).parents[2] / "seedling" / "model"
+_WHOLE = 1 << 30  # files larger than this are identified by size and samples
+_SAMPLES, _SAMPLE = 256, 1 << 16
+LEAST_ROOM = 8  # tokens without which nothing can be answered
+
+
+def locate(name: str) -> str:
+    """The path or hub id behind a model's name."""
+    return str(SEEDLING) if name == "seedling" else name
+
+
+def digest_of(path: Path) -> str:
+    """Digest of a base directory: weights, configuration, tokenizer."""
+    digest = hashlib.sha256()
+    names = sorted(
+        p for p in path.iterdir() if p.suffix in (".safetensors", ".json", ".jinja") and p.name != "recipe.json"
+    )
+    for p in names:
+        size = p.stat().st_size
+        digest.update(f"{p.name}\x1f{size}\x1f".encode())
+        with p.open("rb") as f:
+            if size <= _WHOLE:
+                digest.update(f.read())
+            else:  # a sample all through: the head alone is the same for a base and its fine-tunes
+                for i in range(_SAMPLES):
+                    f.seek(i * (size - _SAMPLE) // (_SAMPLES - 1))
+                    digest.update(f.read(_SAMPLE))
+    return digest.hexdigest()
+
+
+def special_tokens(tok: PreTrainedTokenizerFast) -> list[str]:
+    """Every token that the template uses as structure."""
+    return [t.content for t in tok.added_tokens_decoder.values() if t.special and len(t.content) > 1]
+
+
+def defused(node: Any, specials: Sequence[str]) -> Any:
+    """``node`` with the structure's own tokens broken up wherever they stand in text: words cannot pose as structure."""
+    if isinstance(node, dict):
+        return {k: defused(v, specials) for k, v in node.items()}
+    if isinstance(node, list | tuple):
+        return [defused(v, specials) for v in node]
+    if isinstance(node, str):
+        for special in specials:
+            node = node.replace(special, f"{special[0]} {special[1:]}")
+    return node
+
+
+class Base:
+    """The files of the base that ``table`` names."""
+
+    def __init__(self, table: ModelTable) -> None:
+        """Read tokenizer and template.
+
+        Raises:
+            ModelError: it is not there, or has no chat template.
+        """
+        from transformers import AutoConfig, AutoTokenizer
+        from transformers.utils import logging as noise
+
+        noise.set_verbosity_error()
+        noise.disable_progress_bar()
+        self.where = locate(table.name)
+        try:
+            self.tok: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(self.where)
+            config = AutoConfig.from_pretrained(self.where)
+        except Exception as error:  # transformers raises many kinds for a missing or broken model
+            raise unloadable(table.name, error) from error
+        if table.template:
+            self.tok.chat_template = Path(table.template).read_text("utf-8")
+        if self.tok.chat_template is None:
+            raise ModelError(
+                "The model {name!r} has no chat template.", "Set [model] template to a Jinja file.", name=table.name
+            )
+        if self.tok.pad_token_id is None:
+            self.tok.pad_token = self.tok.eos_token
+        self.path = Path(self.where)
+        if not self.path.is_dir():
+            from huggingface_hub import snapshot_download
+
+            self.path = Path(snapshot_download(self.where, local_files_only=True))
+        self.digest = digest_of(self.path)
+        self.sees = hasattr(config, "vision_config")
+        self.context = table.context or int(config.max_position_embeddings)
+        self.specials = special_tokens(self.tok)
+
+    def count(self, text: str) -> int:
+        """Tokens in ``text``."""
+        return len(self.tok(text, add_special_tokens=False)["input_ids"])
+
+    def safe(self, prompt: Prompt) -> Prompt:
+        """``prompt`` with no structure smuggled into its texts."""
+        messages, tools = defused((prompt.messages, prompt.tools), self.specials)
+        return Prompt(tuple(messages), tuple(tools), prompt.salt)
+
+    def text_of(self, prompt: Prompt) -> str:
+        """The raw prompt the model sees."""
+        safe = self.safe(prompt)
+        messages = [m | {"content": _words(m["content"])} for m in safe.messages]
+        return str(
+            self.tok.apply_chat_template(
+                messages, tools=list(safe.tools) or None, add_generation_prompt=True, tokenize=False
+            )
+        )
+
+    def ids_of(self, prompt: Prompt) -> list[int]:
+        """Its token ids.
+
+        Raises:
+            ModelError: longer than the context, so nothing could be answered.
+        """
+        ids: list[int] = self.tok(self.text_of(prompt), add_special_tokens=False)["input_ids"]
+        if len(ids) >= self.context - LEAST_ROOM:
+            raise ModelError(
+                "The prompt has {count} tokens; the model reads {context}.",
+                "Shorten the message, or lower [model] history in habitus.toml.",
+                count=len(ids),
+                context=self.context,
+            )
+        return ids
+
+
+def _words(content: Any) -> str:
+    """What stands in words in a message; pictures are the server's to count."""
+    return content if isinstance(content, str) else " ".join(p["text"] for p in content if p.get("type") == "text")
+
+
+def unloadable(name: str, error: Exception) -> ModelError:
+    """What to say when transformers cannot load a model."""
+    return ModelError(
+        "The model {name!r} cannot be loaded: {reason}",
+        "Set [model] name in habitus.toml (or --model) to a directory with a Llama, or to 'seedling'.",
+        name=name,
+        reason=str(error).strip().splitlines()[0],
+    )

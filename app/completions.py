@@ -1,0 +1,395 @@
+"""OpenAI chat completions over the agent: memory, mask, tools and recording inside, plain tokens outside.
+
+Models: ``habitus`` (growth), ``habitus-sandbox`` (no trace), and the selves of before by name (no trace either).
+Whatever a client sends beside the person's message shapes the reply and teaches nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+from pydantic import BaseModel, ConfigDict, Field
+
+from agent.errors import HabitusError, NotFoundError, UsageError
+from agent.records import Self
+from agent.settings import Sampling
+from app.conversation import Brought, Conversation, new_thread
+from app.threads import Threads
+from graphs.converse import GROWTH_TOOLS
+
+if TYPE_CHECKING:
+    from app.habitus import Habitus
+    from graphs.converse import State
+
+Json = dict[str, Any]
+GROWTH, SANDBOX = "habitus", "habitus-sandbox"
+TALKING = 128  # conversations that are answered at the same time
+LOOK = 0.2  # seconds between two looks whether a client is still there
+EVENTS = "text/event-stream"
+THREAD = "x-habitus-thread"
+CHAT = "x-openwebui-chat-id"  # Open WebUI names its conversations, where it is told to
+
+
+class Said(BaseModel):
+    """One message as clients send it."""
+
+    model_config = ConfigDict(extra="ignore")
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[Json] | None = None
+    tool_calls: list[Json] | None = None
+    tool_call_id: str = ""
+    name: str = ""
+
+    @property
+    def text(self) -> str:
+        if isinstance(self.content, list):
+            return "\n".join(str(p.get("text", "")) for p in self.content if p.get("type") in ("text", "input_text"))
+        return self.content or ""
+
+    @property
+    def pictures(self) -> tuple[str, ...]:
+        parts = self.content if isinstance(self.content, list) else []
+        return tuple(str(p["image_url"]["url"]) for p in parts if p.get("type") == "image_url")
+
+
+class StreamOptions(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    include_usage: bool = False
+
+
+class Asked(BaseModel):
+    """A request; fields that mean nothing here are ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+    model: str = GROWTH
+    messages: Annotated[list[Said], Field(min_length=1)]
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    n: int | None = 1
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    repetition_penalty: float | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    logit_bias: dict[str, float] | None = None
+    tools: list[Json] | None = None
+    tool_choice: str | Json | None = None
+
+    def sampling(self) -> Json:
+        """The values it sets, checked as those of habitus.toml are."""
+        given = {k: getattr(self, k) for k in Sampling.model_fields if getattr(self, k, None) is not None}
+        if most := self.max_completion_tokens or self.max_tokens:
+            given["max_tokens"] = most
+        if "stop" in given:
+            given["stop"] = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        if given.get("top_k") == -1:  # as vLLM's clients say "off"
+            given["top_k"] = 0
+        Sampling.model_validate(given)
+        return given
+
+    def choice(self) -> str:
+        if isinstance(self.tool_choice, dict):
+            return str(self.tool_choice.get("function", {}).get("name", ""))
+        return self.tool_choice or "auto"
+
+
+class Parted(BaseModel):
+    """A request's messages, as a conversation takes them."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+    system: str
+    history: tuple[tuple[str, str], ...]
+    user: str
+    pictures: tuple[str, ...]
+    exchange: tuple[Any, ...]
+
+
+def parted(messages: list[Said]) -> Parted:
+    """What the client says of itself, what was said before, what is said now, and what its tools have answered.
+
+    Raises:
+        UsageError: nothing is said now.
+    """
+    spoken = [m for m in messages if m.role not in ("system", "developer")]
+    last = max((i for i, m in enumerate(spoken) if m.role == "user"), default=-1)
+    after = spoken[last + 1 :]
+    if (
+        last < 0
+        or any(m.role == "assistant" and not m.tool_calls for m in after)
+        or (after and after[-1].role != "tool")
+    ):
+        raise UsageError("There is nothing to answer.", "The last message is the user's, or what a tool answered.")
+    history: list[tuple[str, str]] = []
+    user: list[str] = []
+    for m in spoken[:last]:
+        if m.role == "user":
+            user.append(m.text)
+        elif m.role == "assistant" and m.text and user:
+            history.append(("\n".join(user), m.text))
+            user = []
+    exchange: list[BaseMessage] = []
+    names: dict[str, str] = {}
+    for m in after:
+        if m.role == "assistant":
+            calls = [_call(c) for c in m.tool_calls or ()]
+            names |= {c["id"]: c["name"] for c in calls}
+            exchange.append(AIMessage("", tool_calls=calls))
+        else:
+            exchange.append(ToolMessage(m.text, tool_call_id=m.tool_call_id, name=names.get(m.tool_call_id) or m.name))
+    return Parted(
+        system="\n\n".join(m.text for m in messages if m.role in ("system", "developer")),
+        history=tuple(history),
+        user="\n".join([*user, spoken[last].text]),
+        pictures=spoken[last].pictures,
+        exchange=tuple(exchange),
+    )
+
+
+def _call(raw: Json) -> Json:
+    function = raw.get("function", {})
+    try:
+        arguments = json.loads(function.get("arguments") or "{}")
+    except ValueError as error:
+        raise UsageError("The arguments of {name} are no JSON.", "", name=function.get("name")) from error
+    return {"id": raw.get("id", ""), "name": str(function.get("name", "")), "args": arguments, "type": "tool_call"}
+
+
+class _Gone(Exception):
+    """The client no longer listens."""
+
+
+class Door:
+    """Answers requests, each in a thread of its own; the event loop only carries words."""
+
+    def __init__(self, habitus: Habitus) -> None:
+        self._habitus = habitus
+        self._threads = Threads(habitus.bag)
+        self._talking = ThreadPoolExecutor(TALKING, thread_name_prefix="talk")
+
+    def models(self) -> list[str]:
+        """Who can be talked with."""
+        return [GROWTH, SANDBOX, *(s.id for s in self._habitus.bag.ledger.all(Self))]
+
+    def opened(self, asked: Asked, said: Parted, named: str) -> tuple[Conversation, bool]:
+        """The conversation that is meant, and whether another reply to what was said last is wanted."""
+        habitus = self._habitus
+        if asked.model == GROWTH:
+            place = self._threads.place(said.history, said.user, named)
+            return Conversation(habitus, place.thread or new_thread(), "growth"), place.again
+        if asked.model == SANDBOX:
+            return Conversation(habitus, new_thread(), "sandbox"), False
+        return Conversation(habitus, new_thread(), "sandbox", habitus.bag.selves.get(asked.model).id), False
+
+    def begin(self, asked: Asked, named: str) -> tuple[Conversation, Callable[[Callable[[str], None] | None], State]]:
+        """The conversation, and how to have its reply; the latter takes as long as the model does.
+
+        Raises:
+            UsageError, NotFoundError: the request makes no sense.
+        """
+        if (asked.n or 1) != 1:
+            raise UsageError("One reply at a time: n is {n}.", "Ask again for another.", n=asked.n)
+        said = parted(asked.messages)
+        if said.pictures and not self._habitus.bag.body.sees:
+            raise UsageError("This model cannot look at pictures.", "Say it in words.")
+        known = {t.name for t in GROWTH_TOOLS}
+        tools = tuple(t for t in asked.tools or () if t.get("type") == "function")
+        if clash := sorted(known & {str(t["function"].get("name")) for t in tools}):
+            raise UsageError("The tool {tool!r} is mine.", "Give yours another name.", tool=clash[0])
+        brought = Brought(
+            history=said.history,
+            system=said.system,
+            sampling=asked.sampling(),
+            tools=tools,
+            choice=asked.choice() if tools else "auto",
+            exchange=said.exchange,
+            pictures=said.pictures,
+        )
+        conversation, again = self.opened(asked, said, named)
+
+        def reply(show: Callable[[str], None] | None) -> State:
+            if not again or said.exchange:
+                return conversation.answer(said.user, show, brought)
+            last = self._habitus.bag.thread(conversation.thread)[-1]
+            found = conversation.answer(said.user, None, brought, last.reply)
+            if show:  # not piece by piece: a draw that says the same is drawn again
+                show(found["reply"])
+            return found
+
+        return conversation, reply
+
+    async def pieces(self, reply: Callable[[Callable[[str], None] | None], State]) -> AsyncIterator[str | State]:
+        """The reply piece by piece, and last how the turn ended. Closing it ends the reply."""
+        loop, queue, gone = asyncio.get_running_loop(), asyncio.Queue[Any](), threading.Event()
+
+        def show(piece: str) -> None:
+            _leave(gone)
+            loop.call_soon_threadsafe(queue.put_nowait, piece)
+
+        def work() -> None:
+            try:
+                end: Any = reply(show)
+            except BaseException as error:
+                end = error
+            if not gone.is_set():
+                loop.call_soon_threadsafe(queue.put_nowait, end)
+
+        self._talking.submit(work)
+        try:
+            while isinstance(piece := await queue.get(), str):
+                yield piece
+            if isinstance(piece, BaseException):
+                raise piece
+            yield piece
+        finally:
+            gone.set()
+
+
+def _leave(gone: threading.Event) -> None:
+    if gone.is_set():
+        raise _Gone
+
+
+async def _next(pieces: AsyncIterator[str | State], request: Request) -> str | State:
+    """The next piece, while the client is still there; not for a response that has begun, which looks itself."""
+    coming = asyncio.ensure_future(anext(pieces))
+    while not (await asyncio.wait({coming}, timeout=LOOK))[0]:
+        if await request.is_disconnected():
+            coming.cancel()
+            raise _Gone
+    return await coming
+
+
+def routes(door: Door) -> APIRouter:
+    """``/v1/models`` and ``/v1/chat/completions``."""
+    router = APIRouter(prefix="/v1", tags=["OpenAI"])
+    born = int(time.time())
+
+    @router.get("/models")
+    def models() -> Json:
+        """Who can be talked with."""
+        return {"object": "list", "data": [_model(name, born) for name in door.models()]}
+
+    @router.get("/models/{name}")
+    def model(name: str) -> Json:
+        """One of them."""
+        if name not in door.models():
+            raise NotFoundError("There is no model {name!r}.", "GET /v1/models lists them.", name=name)
+        return _model(name, born)
+
+    @router.post("/chat/completions", response_model=None)
+    async def completions(asked: Asked, request: Request) -> Response:
+        """One reply, whole or streamed."""
+        named = request.headers.get(THREAD) or request.headers.get(CHAT) or ""
+        conversation, reply = await asyncio.to_thread(door.begin, asked, named)
+        form = _Form(asked.model)
+        headers = {THREAD: conversation.thread} if conversation.mode == "growth" else {}
+        pieces = door.pieces(reply)
+        try:
+            piece = await _next(pieces, request)  # an error before the first word is an error of the whole request
+            if asked.stream:
+                headers |= {"cache-control": "no-cache"}
+                usage = bool(asked.stream_options and asked.stream_options.include_usage)
+                return StreamingResponse(_events(form, piece, pieces, usage), headers=headers, media_type=EVENTS)
+            while isinstance(piece, str):
+                piece = await _next(pieces, request)
+            return JSONResponse(form.whole(piece), headers=headers)
+        except _Gone:
+            return Response(status_code=499)
+
+    return router
+
+
+async def _events(
+    form: _Form, first: str | State, pieces: AsyncIterator[str | State], usage: bool
+) -> AsyncIterator[str]:
+    yield form.event({"role": "assistant", "content": ""})
+    try:
+        piece = first
+        while isinstance(piece, str):
+            yield form.event({"content": piece})
+            piece = await anext(pieces)
+    except HabitusError as error:
+        yield f"data: {json.dumps(failure(error), ensure_ascii=False)}\n\n"
+        return
+    finally:
+        await pieces.aclose()  # type: ignore[attr-defined]
+    if piece["asked"]:
+        yield form.event({"tool_calls": [{"index": i} | c for i, c in enumerate(_asked(piece))]})
+    yield form.event({}, finish=_finish(piece), who=piece["self_name"])
+    if usage:
+        yield form.event(None, usage=_usage(piece))
+    yield "data: [DONE]\n\n"
+
+
+class _Form:
+    """The shapes of OpenAI's answers."""
+
+    def __init__(self, model: str) -> None:
+        self._head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
+
+    def whole(self, final: State) -> Json:
+        message: Json = {"role": "assistant", "content": final["reply"]}
+        if final["asked"]:
+            message = {"role": "assistant", "content": None, "tool_calls": _asked(final)}
+        choice = {"index": 0, "message": message, "finish_reason": _finish(final), "logprobs": None}
+        return self._head | {
+            "object": "chat.completion",
+            "choices": [choice],
+            "usage": _usage(final),
+            "system_fingerprint": final["self_name"],
+        }
+
+    def event(self, delta: Json | None, finish: str | None = None, who: str = "", usage: Json | None = None) -> str:
+        choices = [] if delta is None else [{"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}]
+        body = self._head | {"object": "chat.completion.chunk", "choices": choices}
+        if who:
+            body["system_fingerprint"] = who
+        if usage:
+            body["usage"] = usage
+        return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
+
+
+def _asked(final: State) -> list[Json]:
+    return [
+        {
+            "id": c["id"] or f"call-{uuid.uuid4().hex[:12]}",
+            "type": "function",
+            "function": {"name": c["name"], "arguments": json.dumps(c["args"], ensure_ascii=False)},
+        }
+        for c in final["asked"]
+    ]
+
+
+def _finish(final: State) -> str:
+    return "tool_calls" if final["asked"] else "stop" if final["ended"] else "length"
+
+
+def _usage(final: State) -> Json:
+    read, said = final["usage"]
+    return {"prompt_tokens": read, "completion_tokens": said, "total_tokens": read + said}
+
+
+def _model(name: str, born: int) -> Json:
+    return {"id": name, "object": "model", "created": born, "owned_by": "habitus"}
+
+
+def failure(error: HabitusError) -> Json:
+    """An error in the shape that OpenAI's clients read."""
+    message = f"{error.message} {error.hint}".strip()
+    return {"error": {"message": message, "type": type(error).__name__, "param": None, "code": None}}

@@ -1,0 +1,192 @@
+"""serve-model: a vLLM for a bag's base, started with what Habitus needs of it, watched, started again when it dies.
+
+It tells the bag where it listens (``serving.json``, readable by its owner alone), so every other command of the
+same bag speaks through it. What it prints goes to ``serving.log``; vLLM logs no prompts.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agent.errors import ConflictError, ModelError, UsageError
+from agent.models.base import locate
+
+if TYPE_CHECKING:
+    from agent.models.vllm import Server
+    from agent.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+FILE, LOG = "serving.json", "serving.log"
+PORT = 8001
+PATIENCE = 900  # seconds until it must answer: a large base is read from disk first
+TRIES = 3  # deaths within PATIENCE of a start that are made good
+LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")  # what a Llama is trained in
+Tell = Callable[[str, dict[str, Any]], None]
+
+
+def found(home: Path, settings: Settings) -> Server | None:
+    """The server that speaks for this bag: the one the settings name, else the one ``serve-model`` runs."""
+    from agent.models.vllm import Server
+
+    table = settings.serving
+    if table.url:
+        return Server(table.url, os.environ.get("HABITUS_SERVING_KEY") or table.key, table.rank)
+    try:
+        told = json.loads((home / FILE).read_text("utf-8"))
+        os.kill(told["pid"], 0)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return Server(told["url"], told["key"], told["rank"])
+
+
+def command(settings: Settings, port: int) -> tuple[list[str], dict[str, str]]:
+    """vLLM's command line and what it needs in its environment, its key apart.
+
+    Raises:
+        UsageError: no interpreter has vLLM.
+    """
+    table, model = settings.serving, settings.model
+    own = ROOT / ".venv-vllm" / "bin" / "python"
+    python = table.python or (str(own) if own.exists() else sys.executable)
+    if python == sys.executable and importlib.util.find_spec("vllm") is None:
+        raise UsageError(
+            "vLLM is not installed here.",
+            "`make serving` installs it into .venv-vllm; or set [serving] python, or [serving] url to one that runs.",
+        )
+    line = [
+        python, "-m", "vllm.entrypoints.openai.api_server",
+        "--model", locate(model.name), "--served-model-name", "base",
+        "--host", "127.0.0.1", "--port", str(port),
+        "--enable-lora", "--max-lora-rank", str(table.rank), "--max-loras", str(table.adapters),
+        "--max-cpu-loras", str(2 * table.adapters),
+        "--lora-target-modules", *LINEAR,  # not the head: weighing a prompt under an adapter would kill the engine
+        "--structured-outputs-config", '{"backend": "guidance"}', "--generation-config", "vllm",
+        "--max-logprobs", "100",
+        "--gpu-memory-utilization", str(table.memory),
+    ]  # fmt: skip
+    on_cpu = model.device == "cpu" or (model.device == "auto" and not Path("/proc/driver/nvidia").exists())
+    dtype = model.dtype if model.dtype != "auto" else "float32" if on_cpu else "auto"
+    line += ["--dtype", dtype]
+    if model.context:
+        line += ["--max-model-len", str(model.context)]
+    if model.template:
+        line += ["--chat-template", model.template]
+    needs = {
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
+        "VLLM_CPU_KVCACHE_SPACE": str(table.cache),
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if Path(locate(model.name)).is_dir():
+        needs["HF_HUB_OFFLINE"] = "1"
+    if not on_cpu:
+        line += ["--enable-sleep-mode"]
+        needs["VLLM_SERVER_DEV_MODE"] = "1"
+    return [*line, *table.options], needs
+
+
+def serve(home: Path, settings: Settings, port: int, tell: Tell) -> None:
+    """Run until stopped. ``tell`` hears ``starting``, ``ready``, ``died`` and ``stopped``.
+
+    Raises:
+        ConflictError: one runs for this bag already, or the port is taken.
+        ModelError: it does not come up, or keeps dying.
+    """
+    if settings.serving.url:
+        raise UsageError(
+            "[serving] url names a server that runs already: {url}.",
+            "Leave it empty to have one started.",
+            url=settings.serving.url,
+        )
+    if there := found(home, settings):
+        raise ConflictError("A model server runs for this bag at {url}.", "Stop it first.", url=there.url)
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
+            raise ConflictError("Port {port} is taken.", "Choose another with --port.", port=port)
+    line, needs = command(settings, port)
+    key = secrets.token_urlsafe(24)
+    url = f"http://127.0.0.1:{port}"
+    home.mkdir(parents=True, exist_ok=True)
+    deaths = 0
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        while True:
+            started = time.monotonic()
+            with (home / LOG).open("ab") as log:
+                process = subprocess.Popen(
+                    line, env={**os.environ, **needs, "VLLM_API_KEY": key}, stdout=log, stderr=log,
+                    stdin=subprocess.DEVNULL, start_new_session=True,
+                )  # fmt: skip
+            try:
+                tell("starting", {"url": url, "command": line})
+                _announce(home, {"url": url, "key": key, "pid": os.getpid(), "rank": settings.serving.rank})
+                if _answers(url, process, started):
+                    tell("ready", {"url": url, "seconds": round(time.monotonic() - started, 1)})
+                    process.wait()
+            finally:
+                _end(process)
+            deaths = 1 if time.monotonic() - started > PATIENCE else deaths + 1
+            tell("died", {"code": process.returncode, "log": str(home / LOG)})
+            if deaths >= TRIES:
+                raise ModelError(
+                    "The model server does not stay up (code {code}).",
+                    "Its last words are in {log}.",
+                    code=process.returncode,
+                    log=home / LOG,
+                )
+            time.sleep(1)
+    except KeyboardInterrupt:
+        tell("stopped", {})
+    finally:
+        (home / FILE).unlink(missing_ok=True)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _announce(home: Path, told: dict[str, Any]) -> None:
+    file = home / f"{FILE}.new"
+    file.touch(0o600)
+    file.write_text(json.dumps(told), "utf-8")
+    os.replace(file, home / FILE)
+
+
+def _answers(url: str, process: subprocess.Popen[bytes], started: float) -> bool:
+    """Wait until it does; False when it died before."""
+    while process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=2):
+                return True
+        except (urllib.error.URLError, OSError):
+            if time.monotonic() - started > PATIENCE:
+                return False
+            time.sleep(0.5)
+    return False
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """It and the processes it started."""
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, sign)
+            process.wait(10)
+        except (ProcessLookupError, PermissionError):
+            break
+        except subprocess.TimeoutExpired:
+            continue
+    process.wait()

@@ -1,0 +1,340 @@
+"""The doors over HTTP, as clients use them: the official openai client, curl, plain requests. A real server each time."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+import uvicorn
+
+from agent.errors import UsageError
+from agent.ports import Prompt
+from agent.records import Turn
+from app.habitus import Habitus
+from app.server import build, serve
+from tests.being import scripted
+
+TOOL: Any = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "The weather of a city.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+
+
+@contextmanager
+def listening(habitus: Habitus, key: str = "") -> Iterator[str]:
+    """Its URL while it is served."""
+    server = uvicorn.Server(uvicorn.Config(build(habitus, key), port=0, log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+class Spoken:
+    """A being that says what ``decide`` says, behind a real door."""
+
+    def __init__(self, home: Path, decide: Callable[[Prompt], str]) -> None:
+        self.prompts: list[Prompt] = []
+
+        def heard(prompt: Prompt) -> str:
+            self.prompts.append(prompt)
+            return decide(prompt)
+
+        self.being = scripted(home, heard)
+        self.open = listening(self.being)
+        self.url = self.open.__enter__()
+        self.client = openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0)
+
+    def say(self, *texts: str, model: str = "habitus", **more: Any) -> str:
+        """Messages by turns: the person's, the model's, the person's …"""
+        roles = ("user", "assistant") * len(texts)
+        messages: Any = [{"role": r, "content": t} for r, t in zip(roles, texts, strict=False)]
+        return self.client.chat.completions.create(model=model, messages=messages, **more).choices[0].message.content
+
+    @property
+    def turns(self) -> list[Turn]:
+        return self.being.bag.ledger.all(Turn)
+
+
+@pytest.fixture
+def spoken(tmp_path: Path) -> Iterator[Callable[[Callable[[Prompt], str]], Spoken]]:
+    made: list[Spoken] = []
+
+    def make(decide: Callable[[Prompt], str]) -> Spoken:
+        made.append(Spoken(tmp_path / f"bag{len(made)}", decide))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.open.__exit__(None, None, None)
+
+
+Make = Callable[[Callable[[Prompt], str]], Spoken]
+
+
+def counted() -> Callable[[Prompt], str]:
+    numbers = iter(range(1, 999))
+    return lambda prompt: f"답 {next(numbers)}"
+
+
+def test_the_official_client_talks_whole_and_streamed(spoken: Make) -> None:
+    door = spoken(lambda prompt: "안녕하세요. 반가워요.")
+    assert door.say("안녕") == "안녕하세요. 반가워요."
+    chunks = list(
+        door.client.chat.completions.create(
+            model="habitus",
+            messages=[{"role": "user", "content": "잘 지냈어?"}],
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+    )
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == "안녕하세요. 반가워요."
+    assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "stop"
+    assert chunks[-1].usage.completion_tokens == 2  # the scripted body counts words
+    assert chunks[-2].system_fingerprint == "self-0001"
+    assert [t.user for t in door.turns] == ["안녕", "잘 지냈어?"]
+
+
+def test_curl_gets_server_sent_events_to_the_end(spoken: Make) -> None:
+    door = spoken(lambda prompt: "네.")
+    body = json.dumps({"model": "habitus", "stream": True, "messages": [{"role": "user", "content": "안녕"}]})
+    curl = ["curl", "-sN", f"{door.url}/v1/chat/completions", "-H", "content-type: application/json", "-d", body]
+    lines = subprocess.run(curl, capture_output=True, text=True, check=True).stdout.split("\n\n")
+    assert lines[-2:] == ["data: [DONE]", ""]
+    assert json.loads(lines[1].removeprefix("data: "))["choices"][0]["delta"] == {"content": "네."}
+
+
+def test_who_can_be_talked_with(spoken: Make) -> None:
+    door = spoken(lambda prompt: "네.")
+    door.say("안녕")
+    assert [m.id for m in door.client.models.list()] == ["habitus", "habitus-sandbox", "self-0001"]
+    with pytest.raises(openai.NotFoundError):
+        door.say("안녕", model="gpt-4")
+
+
+def test_a_resent_history_goes_on_in_its_thread_and_a_branch_begins_another(spoken: Make) -> None:
+    door = spoken(counted())
+    assert door.say("하나") == "답 1"
+    assert door.say("하나", "답 1", "둘") == "답 2"
+    assert door.say("하나", "답 1", "둘", "답 2", "셋") == "답 3"
+    assert door.say("하나") == "답 4", "the same first words are no sign of the same conversation"
+    assert door.say("하나", "답 1", "다른 둘") == "답 5", "a branch"
+    threads = [t.thread for t in door.turns]
+    assert threads[0] == threads[1] == threads[2]
+    assert len(set(threads)) == 3
+    shown = [m["content"] for m in door.prompts[2].messages[1:]]
+    assert shown == ["하나", "답 1", "둘", "답 2", "셋"]
+
+
+def test_a_reply_that_was_cut_off_does_not_lose_the_thread(spoken: Make) -> None:
+    door = spoken(counted())
+    door.say("하나")
+    door.say("하나", "답 1", "둘", "답 2 가 잘렸", "셋")
+    assert len({t.thread for t in door.turns}) == 1
+    assert [t.user for t in door.turns] == ["하나", "셋"], "what this door never said is not recorded"
+
+
+def test_asked_for_again_the_first_reply_becomes_the_unwanted_one(spoken: Make) -> None:
+    door = spoken(counted())
+    door.say("하나")
+    door.say("하나", "답 1", "둘")
+    assert door.say("하나", "답 1", "둘") == "답 3"
+    assert [(t.user, t.reply) for t in door.turns] == [("하나", "답 1"), ("둘", "답 3")]
+    assert [t.reply for t in door.being.bag.ledger.history(Turn, "t2")] == ["답 2", "답 3"]
+    assert door.say("하나", "답 1", "둘", "답 3", "셋") == "답 4"
+    assert len({t.thread for t in door.turns}) == 1
+
+
+def test_a_thread_can_be_named(spoken: Make) -> None:
+    door = spoken(counted())
+    for text in ("하나", "하나"):
+        door.say(text, extra_headers={"x-habitus-thread": "mine"})
+    assert {t.thread for t in door.turns} == {"mine"}
+
+
+def test_what_the_client_says_of_itself_shapes_the_reply_and_is_not_recorded(spoken: Make) -> None:
+    door = spoken(lambda prompt: "네.")
+    door.client.chat.completions.create(
+        model="habitus",
+        messages=[{"role": "system", "content": "You are a pirate."}, {"role": "user", "content": "안녕"}],
+    )
+    assert "You are a pirate." in door.prompts[0].messages[0]["content"]
+    assert "pirate" not in json.dumps([t.model_dump() for t in door.turns])
+
+
+def test_the_sandbox_and_selves_of_before_leave_no_trace(spoken: Make) -> None:
+    door = spoken(lambda prompt: "네.")
+    door.say("안녕")
+    door.being.mask_add("끝에 '멍'을 붙여 줘.")
+    end = door.being.bag.ledger.end()
+    door.say("비밀이야", "네.", "또 비밀", model="habitus-sandbox")
+    assert "멍" in door.prompts[-1].messages[0]["content"]
+    assert [m["content"] for m in door.prompts[-1].messages[1:]] == ["비밀이야", "네.", "또 비밀"]
+    assert door.prompts[-1].salt
+    door.say("비밀이야", model="self-0001")
+    assert "멍" not in door.prompts[-1].messages[0]["content"]
+    assert door.being.bag.ledger.end() == end
+
+
+def test_a_clients_own_tool_is_called_by_the_client(spoken: Make) -> None:
+    def decide(prompt: Prompt) -> str:
+        if prompt.messages[-1]["role"] == "tool":
+            return f"서울은 {prompt.messages[-1]['content']}."
+        return '{"name": "weather", "parameters": {"city": "서울"}}'
+
+    door = spoken(decide)
+    messages: Any = [{"role": "user", "content": "서울 날씨 어때?"}]
+    first = door.client.chat.completions.create(model="habitus", messages=messages, tools=[TOOL]).choices[0]
+    assert first.finish_reason == "tool_calls"
+    (call,) = first.message.tool_calls
+    assert (call.function.name, json.loads(call.function.arguments)) == ("weather", {"city": "서울"})
+    assert door.turns == [], "not over yet"
+    messages += [first.message, {"role": "tool", "tool_call_id": call.id, "content": "맑음"}]
+    last = door.client.chat.completions.create(model="habitus", messages=messages, tools=[TOOL]).choices[0]
+    assert (last.finish_reason, last.message.content) == ("stop", "서울은 맑음.")
+    (turn,) = door.turns
+    assert [(c.name, c.result) for c in turn.tool_calls] == [("weather", "맑음")]
+    streamed = list(
+        door.client.chat.completions.create(model="habitus", messages=messages[:1], tools=[TOOL], stream=True)
+    )
+    assert streamed[1].choices[0].delta.tool_calls[0].function.name == "weather"
+
+
+def test_its_own_tools_stay_inside(spoken: Make) -> None:
+    def decide(prompt: Prompt) -> str:
+        if prompt.messages[-1]["role"] == "tool":
+            return "기억할게요."
+        return '{"name": "remember", "parameters": {"text": "내 생일은 5월 3일이야"}}'
+
+    door = spoken(decide)
+    assert door.say("내 생일은 5월 3일이야") == "기억할게요."
+    assert [c.name for c in door.turns[0].tool_calls] == ["remember"]
+    with pytest.raises(openai.BadRequestError, match="'remember' is mine"):
+        door.say("안녕", tools=[{"type": "function", "function": {"name": "remember", "parameters": {}}}])
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"temperature": 9}, "temperature"),
+        ({"n": 3}, "n is 3"),
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "assistant", "content": "네."}]}, "nothing to answer"),
+        ({"messages": [{"role": "user", "content": " "}]}, "nothing to answer"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}]},
+            "pictures",
+        ),
+        ({"messages": "안녕"}, "messages"),
+    ],
+)
+def test_bad_input_is_one_clear_sentence(spoken: Make, more: dict[str, Any], said: str) -> None:
+    door = spoken(lambda prompt: "네.")
+    body = {"model": "habitus", "messages": [{"role": "user", "content": "안녕"}]} | more
+    answer = httpx.post(f"{door.url}/v1/chat/completions", json=body)
+    assert answer.status_code == 400
+    assert said in answer.json()["error"]["message"]
+    assert door.turns == []
+
+
+def test_sampling_fields_arrive_and_unknown_ones_are_ignored(spoken: Make) -> None:
+    door = spoken(lambda prompt: "네.")
+    assert door.say("안녕", temperature=0.3, extra_body={"top_k": -1, "min_p": 0.1, "whatever": 1}) == "네."
+
+
+def test_a_client_that_leaves_ends_the_reply_and_nothing_is_recorded(spoken: Make) -> None:
+    def slow(prompt: Prompt) -> str:
+        time.sleep(1)
+        return "늦은 대답."
+
+    door = spoken(slow)
+    body = {"model": "habitus", "stream": True, "messages": [{"role": "user", "content": "안녕"}]}
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{door.url}/v1/chat/completions", json=body, timeout=0.3)
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{door.url}/v1/chat/completions", json=body | {"stream": False}, timeout=0.3)
+    time.sleep(2)
+    assert door.turns == []
+
+
+def test_many_talk_at_once_and_none_waits_for_another(spoken: Make) -> None:
+    def slow(prompt: Prompt) -> str:
+        time.sleep(0.5)
+        return f"{prompt.messages[-1]['content']}에게"
+
+    door = spoken(slow)
+    door.say("먼저")
+    said: dict[int, str] = {}
+    talkers = [threading.Thread(target=lambda i=i: said.update({i: door.say(str(i))})) for i in range(12)]  # type: ignore[misc]
+    began = time.monotonic()
+    for t in talkers:
+        t.start()
+    assert httpx.get(f"{door.url}/v1/models").status_code == 200
+    for t in talkers:
+        t.join()
+    assert said == {i: f"{i}에게" for i in range(12)}
+    assert time.monotonic() - began < 4, "twelve of half a second each"
+    assert len({t.thread for t in door.turns}) == 13
+
+
+def test_the_rest_of_it(spoken: Make) -> None:
+    door = spoken(lambda prompt: "네.")
+    door.say("안녕")
+    get = lambda path: httpx.get(f"{door.url}/api/{path}").json()  # noqa: E731
+    assert [t["user"] for t in get("turns")] == ["안녕"]
+    assert get("turns?thread=nobody") == []
+    assert get("proposals") == get("decisions") == get("runs") == []
+    assert get("selves/now")["name"] == "self-0001"
+    assert httpx.get(f"{door.url}/api/proposals/p9").status_code == 404
+    assert httpx.post(f"{door.url}/api/rollback").status_code == 409
+    assert httpx.post(f"{door.url}/api/ask", json={"texts": ["안녕"]}).json()[0]["reply"] == "네."
+    assert {"/v1/chat/completions", "/api/proposals/{ref}/approve"} <= set(get("../openapi.json")["paths"])
+
+
+def test_what_happens_is_told_as_it_happens(spoken: Make) -> None:
+    door = spoken(lambda prompt: "네.")
+    with httpx.stream("GET", f"{door.url}/api/events", timeout=10) as stream:
+        lines = stream.iter_lines()
+        assert next(lines) == ": listening"
+        door.say("안녕")
+        told = next(x for x in lines if x.startswith("event: turn"))
+        assert told
+        assert json.loads(next(lines).removeprefix("data: "))["user"] == "안녕"
+
+
+def test_without_a_key_only_this_machine_is_answered(spoken: Make) -> None:
+    door = spoken(lambda prompt: "네.")
+    models = f"{door.url}/v1/models"
+    assert httpx.get(models, headers={"host": "evil.example"}).status_code == 403, "another name that points here"
+    assert httpx.get(models, headers={"origin": "https://evil.example"}).status_code == 403
+    assert httpx.get(models, headers={"origin": "http://localhost:3000"}).status_code == 200
+    with pytest.raises(UsageError, match="a key is needed"):
+        serve(door.being, "0.0.0.0", 0, "")
+
+
+def test_with_a_key_everything_needs_it(tmp_path: Path) -> None:
+    with listening(scripted(tmp_path / "bag", lambda prompt: "네."), key="열쇠-key") as url:
+        for path in ("/v1/models", "/api/turns", "/openapi.json", "/docs"):
+            assert httpx.get(url + path).status_code == 401
+            assert httpx.get(url + path, headers={"authorization": "Bearer wrong"}).status_code == 401
+        ok = {"authorization": b"Bearer " + "열쇠-key".encode()}
+        assert httpx.get(f"{url}/v1/models", headers=ok).status_code == 200

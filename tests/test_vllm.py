@@ -1,0 +1,226 @@
+"""A real vLLM speaks as the embedded body does, in adapters that have proven themselves, and old selves survive its failures."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from agent.errors import ModelError, StorageError, UnavailableError
+from agent.models.adapters import CANARY
+from agent.models.embedded import EmbeddedBody
+from agent.models.vllm import Server, VllmBody
+from agent.ports import BASE, Prompt, Voice
+from agent.settings import GREEDY, ModelTable
+from graphs.converse import GROWTH_TOOLS
+from tests.being import small_talk
+from tests.test_body import said
+
+pytestmark = pytest.mark.served
+WEIGHTS = "adapter_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def embedded() -> EmbeddedBody:
+    return EmbeddedBody(ModelTable())
+
+
+@pytest.fixture
+def served(server: Server, tmp_path: Path) -> VllmBody:
+    return VllmBody(ModelTable(), server, tmp_path / "served")
+
+
+def prompts(count: int) -> list[Prompt]:
+    found = []
+    for language, rule in (
+        ("ko", "모든 대답 끝에 '꾸벅'을 붙여 줘."),
+        ("en", "Always end your answers with 'zibble'."),
+    ):
+        texts = small_talk(language, count // 2)  # type: ignore[arg-type]
+        found += [said(language, t, *([rule] if i % 2 else []), tools=i % 3 == 0) for i, t in enumerate(texts)]  # type: ignore[arg-type]
+    return found
+
+
+def altered(adapter: Path, home: Path, name: str) -> Path:
+    """A copy under another name, as the server knows adapters by theirs."""
+    return Path(shutil.copytree(adapter, home / name))
+
+
+def names(body: VllmBody) -> set[str]:
+    return {m.id for m in body._api.models.list()}
+
+
+def test_greedy_answers_are_the_same_token_for_token(
+    embedded: EmbeddedBody, served: VllmBody, adapters: list[Path]
+) -> None:
+    asked = prompts(50)
+    for voice in (BASE, Voice(((adapters[0], 1.0),)), Voice(((adapters[0], 0.5), (adapters[1], 0.75)))):
+        own = embedded.answers(asked, voice, 24)
+        assert served.answers(asked, voice, 24) == own
+        assert served.agreement(asked, own, voice) == embedded.agreement(asked, own, voice)
+    streamed = ["".join(served.stream(p, BASE, GREEDY)).strip() for p in asked[:6]]
+    assert streamed == ["".join(embedded.stream(p, BASE, GREEDY)).strip() for p in asked[:6]]
+
+
+def test_a_tool_call_is_the_same_and_is_recognised(embedded: EmbeddedBody, served: VllmBody) -> None:
+    tools = tuple(t.schema() for t in GROWTH_TOOLS)
+    system = said("ko", "x").messages[0]
+    for text in (
+        "앞으로 모든 대답 끝에 '꾸벅'을 붙여 줘",
+        "please call me 'Zephyr' from now on",
+        "내 생일은 5월 3일이야",
+    ):
+        prompt = Prompt((system, {"role": "user", "content": text}), tools)
+        own = "".join(embedded.stream(prompt, BASE, GREEDY))
+        assert "".join(served.stream(prompt, BASE, GREEDY)) == own
+        assert own.startswith("{")
+
+
+def test_a_lone_adapter_is_served_as_it_lies_and_several_are_put_together_once(
+    served: VllmBody, adapters: list[Path]
+) -> None:
+    store = served.adapters._store
+    served.ready(Voice(((adapters[0], 1.0),)))
+    assert not store.exists()
+    both = Voice(((adapters[0], 1.0), (adapters[1], 1.0)))
+    served.ready(both)
+    (made,) = store.iterdir()
+    assert {adapters[0].name, made.name} <= names(served)
+    stamp = (made / WEIGHTS).stat().st_mtime_ns
+    served.adapters.lost()
+    served.ready(both)
+    assert (made / WEIGHTS).stat().st_mtime_ns == stamp
+
+
+def test_what_is_put_together_fits_the_rank_that_is_served(
+    server: Server, adapters: list[Path], tmp_path: Path
+) -> None:
+    narrow = VllmBody(ModelTable(), Server(server.url, server.key, rank=8), tmp_path / "served")
+    narrow.ready(Voice(((adapters[0], 1.0),)))
+    narrow.ready(Voice(((adapters[0], 1.0), (adapters[1], 0.3))))
+    (made,) = (tmp_path / "served").iterdir()
+    assert json.loads((made / "adapter_config.json").read_text("utf-8"))["r"] == 8
+
+
+def test_names_that_have_not_spoken_for_long_are_unloaded(served: VllmBody, adapters: list[Path]) -> None:
+    before = names(served)
+    for i in range(7):
+        served.answers([said("ko", "안녕")], Voice(((adapters[0], 1.0), (adapters[1], 0.1 * (i + 1)))), 4)
+    assert len(names(served) - before) == 4
+
+
+def test_an_adapter_that_does_not_speak_as_its_training_noted_is_refused(
+    served: VllmBody, adapters: list[Path], tmp_path: Path
+) -> None:
+    silent = altered(adapters[0], tmp_path, "silent")
+    weights = load_file(silent / WEIGHTS)
+    save_file({k: v * 0 if ".lora_B." in k else v for k, v in weights.items()}, silent / WEIGHTS)
+    with pytest.raises(ModelError, match=r"does not speak as silent: -?0%"):
+        served.ready(Voice(((silent, 1.0),)))
+    swapped = altered(adapters[0], tmp_path, "swapped")
+    shutil.copy(adapters[1] / WEIGHTS, swapped / WEIGHTS)
+    with pytest.raises(ModelError, match="does not speak as swapped"):
+        served.ready(Voice(((swapped, 1.0),)))
+    assert not {"silent", "swapped"} & names(served), "what failed is not kept"
+
+
+@pytest.mark.parametrize("harm", ["cut", "gone", "noise", "foreign", "wide"])
+def test_a_harmed_adapter_is_refused_in_one_sentence_and_the_others_go_on(
+    served: VllmBody, adapters: list[Path], tmp_path: Path, harm: str
+) -> None:
+    good = Voice(((adapters[1], 1.0),))
+    before = served.answers([said("ko", "안녕")], good, 8)
+    bad = altered(adapters[0], tmp_path, f"bad-{harm}")
+    weights = load_file(bad / WEIGHTS)
+    config: dict[str, Any] = json.loads((bad / "adapter_config.json").read_text("utf-8"))
+    match harm:
+        case "cut":
+            (bad / WEIGHTS).write_bytes((bad / WEIGHTS).read_bytes()[:500])
+        case "gone":
+            (bad / WEIGHTS).unlink()
+        case "noise":
+            (bad / WEIGHTS).write_bytes(b"\x00" * 4096)
+        case "foreign":  # of a base twice as wide
+            save_file(
+                {k: v.repeat(1, 2) if ".lora_A." in k else v.repeat(2, 1) for k, v in weights.items()}, bad / WEIGHTS
+            )
+        case "wide":  # as when the server was started with a lower rank than is written here
+            wide = {k: v.repeat(16, 1) if ".lora_A." in k else v.repeat(1, 16) for k, v in weights.items()}
+            save_file(wide, bad / WEIGHTS)
+            (bad / "adapter_config.json").write_text(json.dumps(config | {"r": 128, "lora_alpha": 256}), "utf-8")
+            served.adapters._rank = 128
+    with pytest.raises((ModelError, StorageError)) as refused:
+        served.ready(Voice(((bad, 1.0),)))
+    assert "\n" not in refused.value.message
+    assert bad.name in refused.value.message
+    assert bad.name not in names(served)
+    assert served.answers([said("ko", "안녕")], good, 8) == before
+
+
+def test_a_full_disk_is_said_and_nothing_half_made_stays(served: VllmBody, adapters: list[Path]) -> None:
+    store = served.adapters._store
+    store.parent.mkdir(exist_ok=True)
+    store.write_text("in the way", "utf-8")  # as root a read-only folder stops nobody
+    with pytest.raises(StorageError, match="could not be put together"):
+        served.ready(Voice(((adapters[0], 0.9), (adapters[1], 0.9))))
+    assert store.read_text("utf-8") == "in the way"
+
+
+def test_a_trained_note_is_needed(served: VllmBody, adapters: list[Path], tmp_path: Path) -> None:
+    bare = altered(adapters[0], tmp_path, "bare")
+    (bare / CANARY).unlink()
+    with pytest.raises(StorageError, match=CANARY):
+        served.ready(Voice(((bare, 1.0),)))
+
+
+def test_another_base_is_not_taken_for_this_one(server: Server, tmp_path: Path) -> None:
+    table = ModelTable(template=str(_written(tmp_path / "other.jinja", "{{ messages[0]['content'] }}!")))
+    with pytest.raises(ModelError, match="reads the same prompt otherwise"):
+        VllmBody(table, server, tmp_path / "served")
+
+
+def _written(path: Path, text: str) -> Path:
+    path.write_text(text, "utf-8")
+    return path
+
+
+def test_no_server_is_said_at_once(tmp_path: Path) -> None:
+    with pytest.raises(UnavailableError, match="does not answer"):
+        VllmBody(ModelTable(), Server("http://127.0.0.1:9"), tmp_path)
+
+
+def test_a_wrong_key_is_said(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="refused"):
+        VllmBody(ModelTable(), Server(server.url, "wrong"), tmp_path)
+
+
+def test_a_restarted_server_gets_its_adapters_back(
+    serving: Path, server: Server, served: VllmBody, adapters: list[Path]
+) -> None:
+    one, both = Voice(((adapters[0], 1.0),)), Voice(((adapters[0], 0.5), (adapters[1], 0.5)))
+    before = [served.answers([said("ko", "안녕")], voice, 8) for voice in (one, both)]
+    engine = subprocess.run(
+        ["pgrep", "-f", f"api_server.*--port {server.url.rsplit(':')[-1]}"], capture_output=True, text=True
+    )
+    for pid in engine.stdout.split():
+        os.kill(int(pid), signal.SIGKILL)
+    with pytest.raises(UnavailableError, match="does not answer"):
+        served.answers([said("ko", "안녕")], one, 8)
+    for _ in range(600):
+        try:
+            served.answers([said("ko", "안녕")], BASE, 2)
+            break
+        except UnavailableError:
+            time.sleep(0.5)
+    assert {m.id for m in served._api.models.list()} == {"base"}
+    streamed = "".join(served.stream(said("ko", "안녕"), one, GREEDY.model_copy(update={"max_tokens": 8})))
+    assert [streamed.strip()] == before[0]
+    assert [served.answers([said("ko", "안녕")], voice, 8) for voice in (one, both)] == before
