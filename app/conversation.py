@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import BaseMessage
+from langchain_core.runnables import RunnableConfig
 
 from agent.errors import UsageError
 from agent.learning.conflict import line
@@ -86,7 +87,9 @@ class Conversation:
             state["history"] = list(brought.history)
         # A callback, not stream_mode "messages": that one runs each node in a thread of its own and wakes
         # another for every token, which took half as long again as the model itself (docs/log.md).
-        config = {"recursion_limit": 50, "callbacks": [_Aloud(show)] if show else []}
+        config: RunnableConfig = {"recursion_limit": 50}
+        if show:
+            config["callbacks"] = [_Aloud(show)]
         final: converse.State = self.habitus.talking.invoke(state, config, context=self.habitus.context)
         if self.mode == "sandbox":
             self._history.append((text, final["reply"]))

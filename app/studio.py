@@ -1,0 +1,148 @@
+"""The graphs as LangGraph's own servers and clients expect them (``langgraph.json``).
+
+``converse`` holds messages, ``ruminate`` takes nothing, ``update`` shows what waits in the human-review shape that
+agent-chat-ui and agent-inbox render, and takes either's answer. Each calls the functions that every door calls.
+A server of LangGraph's keeps the messages of its threads itself, so there is no sandbox here.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.runnables import RunnableConfig
+from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.types import interrupt
+
+from agent.errors import ConflictError
+from app.conversation import Conversation, new_thread
+
+if TYPE_CHECKING:
+    from app.habitus import Habitus
+
+Json = dict[str, Any]
+ACTION = "grow_into_weights"
+DECISIONS = ("approve", "accept", "reject", "edit", "ignore")
+
+
+@cache
+def _habitus() -> Habitus:
+    from app.wiring import open_habitus
+
+    return open_habitus()
+
+
+def _talk(state: MessagesState, config: RunnableConfig) -> Json:
+    thread = str(config.get("configurable", {}).get("thread_id") or new_thread())
+    said = next(m for m in reversed(state["messages"]) if isinstance(m, HumanMessage))
+    found = Conversation(_habitus(), thread, "growth").say(str(said.text))
+    details = {k: found[k] for k in ("turn_id", "self", "mask", "tool_calls")}
+    return {"messages": [AIMessage(found["reply"], additional_kwargs={"habitus": details})]}
+
+
+def converse() -> Any:
+    """Talk: the last message is answered in the thread of the run."""
+    graph = StateGraph(MessagesState)
+    graph.add_node("talk", _talk)
+    graph.add_edge(START, "talk")
+    graph.add_edge("talk", END)
+    return graph.compile()
+
+
+class Night(TypedDict, total=False):
+    """One pass of rumination."""
+
+    found: Json
+
+
+def ruminate() -> Any:
+    """Judge what is new and propose, or abstain."""
+    graph = StateGraph(Night)
+    graph.add_node("ruminate", lambda _: {"found": _habitus().ruminate()})
+    graph.add_edge(START, "ruminate")
+    graph.add_edge("ruminate", END)
+    return graph.compile()
+
+
+class Review(TypedDict, total=False):
+    """What is put before a person."""
+
+    learn: bool  # train at once what was approved; else the next `learn` or `sleep` does
+    proposal: str  # shown now; named at the start, only this one is
+    digest: str
+    seen: list[str]  # decided, or left for later
+    learned: list[Json]
+
+
+def _show(state: Review) -> Review:
+    """Fix what is shown before it is asked about: an approval holds for these bytes and no others."""
+    only, seen = state.get("proposal", ""), state.get("seen", [])
+    if only and not state.get("digest"):
+        return {"digest": _habitus().proposal(only)["digest"], "seen": seen}
+    waiting = [p for p in _habitus().proposals() if p["status"] == "waiting" and p["id"] not in seen]
+    return {
+        "proposal": waiting[0]["id"] if waiting else "",
+        "digest": waiting[0]["digest"] if waiting else "",
+        "seen": seen,
+    }
+
+
+def _decide(state: Review) -> Review:
+    habitus, ref, shown = _habitus(), state["proposal"], state["digest"]
+    request = _request(habitus.proposal(ref) | {"digest": shown})
+    while (answer := _answer(interrupt(request)))["type"] not in DECISIONS:  # asked again: an error would stay for good
+        request = request | {"error": f"{answer['type']!r} is no decision here; allowed: {', '.join(DECISIONS)}."}
+    anew: Review = {"proposal": "", "digest": ""}
+    try:
+        match answer["type"]:
+            case "approve" | "accept":
+                habitus.approve(ref, shown)
+            case "reject":
+                habitus.veto(ref, str(answer.get("message") or answer.get("args") or "rejected"))
+            case "edit":
+                edited: Json = answer.get("edited_action") or answer.get("args") or {}
+                habitus.edit(ref, dict(edited.get("args") or edited).get("drop", []))
+                return anew  # shown under its new digest
+    except ConflictError:  # decided elsewhere, or not what was shown any more
+        return anew
+    return anew | {"seen": [*state["seen"], ref]}
+
+
+def _request(proposal: Json) -> Json:
+    """A proposal as clients of LangGraph show it."""
+    kept = ("id", "digest", "kind", "habit", "rule", "quote", "scope", "method", "risks", "conflicts")
+    rows = [f"{i}. {e['prompt']} → {e['completion']}" for i, e in enumerate(proposal["examples"], 1)]
+    description = "\n\n".join([str(proposal["rationale"]), f"> {proposal['quote']}", "\n".join(rows)])
+    return {
+        "action_requests": [
+            {"name": ACTION, "args": {k: proposal[k] for k in kept} | {"drop": []}, "description": description}
+        ],
+        "review_configs": [{"action_name": ACTION, "allowed_decisions": ["approve", "edit", "reject"]}],
+    }
+
+
+def _answer(given: Any) -> Json:
+    """The one decision, from either shape: ``{"decisions": [...]}``, or agent-inbox's older ``[{type, args}]``."""
+    found = given.get("decisions", given) if isinstance(given, dict) else given
+    one = found[0] if isinstance(found, list) and found else found
+    return {"type": "", **one} if isinstance(one, dict) else {"type": str(one)}
+
+
+def _learn(state: Review) -> Review:
+    return {"learned": _habitus().learn()}
+
+
+def update() -> Any:
+    """Put each waiting proposal before a person; training follows where it was asked for."""
+    graph = StateGraph(Review)
+    graph.add_node("show", _show)
+    graph.add_node("decide", _decide)
+    graph.add_node("learn", _learn)
+    graph.add_edge(START, "show")
+    graph.add_conditional_edges(
+        "show", lambda s: "decide" if s["proposal"] else "learn" if s.get("learn") else END, ["decide", "learn", END]
+    )
+    graph.add_edge("decide", "show")
+    graph.add_edge("learn", END)
+    return graph.compile()

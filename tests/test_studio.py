@@ -1,0 +1,123 @@
+"""The graphs as LangGraph's servers hold them: messages in and out, review by people in both shapes."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langgraph.checkpoint.memory import MemorySaver
+from langgraph.types import Command
+
+from agent.records import Decision, Habit, Proposal, Turn
+from app import studio
+from app.habitus import Habitus
+from tests.being import ROOT, scripted
+
+RULE = "끝에 '꾸벅'을 붙여 줘."
+
+
+@pytest.fixture
+def being(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Habitus:
+    """A being with two proposals waiting, without rows: what they hold is not asked here."""
+    made = scripted(tmp_path / "bag", lambda prompt: "네, 그래요.")
+    monkeypatch.setattr(studio, "_habitus", lambda: made)
+    return made
+
+
+def waiting(being: Habitus, *digests: str) -> None:
+    being.bag.ledger.add(Habit(rule=RULE, quote="꾸벅", scope=("ko",), stage="proposed"))
+    for digest in digests:
+        being.bag.ledger.add(
+            Proposal(kind="learn", habit="h1", rule=RULE, quote="꾸벅", scope=("ko",), base="scripted", digest=digest)
+        )
+
+
+def run(graph: Any, given: Any) -> Any:
+    return graph.invoke(given, {"configurable": {"thread_id": "c-1"}})
+
+
+def reviewing() -> Any:
+    graph = studio.update()
+    graph.checkpointer = MemorySaver()
+    return graph
+
+
+def test_every_graph_that_is_named_is_there() -> None:
+    for name, where in json.loads((ROOT / "langgraph.json").read_text("utf-8"))["graphs"].items():
+        path, made = where.removeprefix("./").split(":")
+        module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
+        assert getattr(module, made)().get_graph().nodes, name
+
+
+def test_messages_are_answered_in_the_thread_of_the_run_and_recorded(being: Habitus) -> None:
+    found = run(studio.converse(), {"messages": [{"role": "user", "content": "안녕"}]})
+    assert found["messages"][-1].text == "네, 그래요."
+    assert found["messages"][-1].additional_kwargs["habitus"]["self"] == "self-0001"
+    run(studio.converse(), {"messages": [*found["messages"], {"role": "user", "content": "또 왔어"}]})
+    assert [(t.thread, t.user) for t in being.bag.ledger.all(Turn)] == [("c-1", "안녕"), ("c-1", "또 왔어")]
+
+
+def test_what_waits_is_shown_in_the_human_review_shape(being: Habitus, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting(being, "d1")
+    found = run(reviewing(), {})
+    (request,) = found["__interrupt__"]
+    (action,) = request.value["action_requests"]
+    assert (action["name"], action["args"]["rule"], action["args"]["digest"]) == (studio.ACTION, RULE, "d1")
+    assert "꾸벅" in action["description"]
+    assert request.value["review_configs"] == [
+        {"action_name": studio.ACTION, "allowed_decisions": ["approve", "edit", "reject"]}
+    ]
+
+
+APPROVALS = [{"decisions": [{"type": "approve"}]}, [{"type": "accept", "args": None}]]
+REFUSALS = [
+    {"decisions": [{"type": "reject", "message": "농담이었어"}]},
+    [{"type": "reject", "args": "농담이었어"}],
+]
+
+
+@pytest.mark.parametrize("answer", APPROVALS)
+def test_an_approval_in_either_shape_holds_for_what_was_shown(being: Habitus, answer: Any) -> None:
+    waiting(being, "d1")
+    graph = reviewing()
+    run(graph, {})
+    run(graph, Command(resume=answer))
+    (decision,) = being.bag.ledger.all(Decision)
+    assert (decision.verdict, decision.digest) == ("approve", "d1")
+
+
+@pytest.mark.parametrize("answer", REFUSALS)
+def test_a_refusal_in_either_shape_keeps_its_reason_and_the_next_is_shown(being: Habitus, answer: Any) -> None:
+    waiting(being, "d1", "d2")
+    graph = reviewing()
+    run(graph, {})
+    found = run(graph, Command(resume=answer))
+    (decision,) = being.bag.ledger.all(Decision)
+    assert (decision.verdict, decision.note) == ("veto", "농담이었어")
+    assert found["__interrupt__"][0].value["action_requests"][0]["args"]["digest"] == "d2"
+
+
+def test_what_changed_since_it_was_shown_is_not_approved_but_shown_anew(being: Habitus) -> None:
+    waiting(being, "d1")
+    graph = reviewing()
+    run(graph, {})
+    (p,) = being.bag.ledger.all(Proposal)
+    being.bag.ledger.add(p.model_copy(update={"digest": "d9", "at": ""}))
+    found = run(graph, Command(resume=APPROVALS[0]))
+    assert being.bag.ledger.all(Decision) == []
+    assert found["__interrupt__"][0].value["action_requests"][0]["args"]["digest"] == "d9"
+
+
+@pytest.mark.parametrize("nonsense", [{"decisions": [{"type": "dance"}]}, {"decisions": []}, "yes"])
+def test_nonsense_is_said_and_asked_again_and_what_is_ignored_goes_on_waiting(being: Habitus, nonsense: Any) -> None:
+    waiting(being, "d1")
+    graph = reviewing()
+    run(graph, {})
+    found = run(graph, Command(resume=nonsense))
+    assert "no decision" in found["__interrupt__"][0].value["error"]
+    run(graph, Command(resume=[{"type": "ignore", "args": None}]))
+    assert being.bag.ledger.all(Proposal)[0].status == "waiting"
+    assert being.bag.ledger.all(Decision) == []
