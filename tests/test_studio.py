@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import socket
+import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from langgraph.checkpoint.memory import MemorySaver
 from langgraph.types import Command
+from langgraph_sdk import get_sync_client
 
 from agent.records import Decision, Habit, Proposal, Turn
 from app import studio
 from app.habitus import Habitus
+from app.wiring import open_habitus
 from tests.being import ROOT, scripted
 
 RULE = "끝에 '꾸벅'을 붙여 줘."
@@ -37,6 +43,48 @@ def waiting(being: Habitus, *digests: str) -> None:
 
 def run(graph: Any, given: Any) -> Any:
     return graph.invoke(given, {"configurable": {"thread_id": "c-1"}})
+
+
+@pytest.mark.served
+def test_the_langgraph_sdk_talks_with_langgraph_dev(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (tmp_path / "langgraph.json").write_text(
+        (ROOT / "langgraph.json").read_text("utf-8").replace('"."', f'"{ROOT}"').replace("./app", f"{ROOT}/app"),
+        "utf-8",
+    )
+    env = {**os.environ, "HABITUS_HOME": str(tmp_path / "bag"), "PYTHONPATH": str(ROOT)}
+    line = [str(ROOT / ".venv-studio" / "bin" / "langgraph"), "dev", "--no-browser", "--no-reload", "--port", str(port)]
+    with (tmp_path / "log.txt").open("w") as log:
+        server = subprocess.Popen(line, cwd=tmp_path, env=env, stdout=log, stderr=log)
+    try:
+        client = get_sync_client(url=f"http://127.0.0.1:{port}")
+        for _ in range(240):
+            try:
+                names = {a["graph_id"] for a in client.assistants.search()}
+                break
+            except Exception:  # not up yet
+                time.sleep(0.5)
+        assert names == {"converse", "ruminate", "update"}
+        thread = client.threads.create()["thread_id"]
+        given = {"messages": [{"role": "user", "content": "안녕"}]}
+        pieces = [
+            part.data[0]["content"]
+            for part in client.runs.stream(
+                thread, "converse", input=given, stream_mode=["messages-tuple"], stream_subgraphs=True
+            )
+            if part.event.startswith("messages|")
+        ]
+        assert len(pieces) > 3, "it came piece by piece"
+        said = client.threads.get_state(thread)["values"]["messages"][-1]["content"]
+        assert "".join(pieces) == said != ""
+        assert client.runs.wait(None, "ruminate", input={})["found"]["judged"] == 1
+        assert client.runs.wait(None, "update", input={})["seen"] == []
+        assert [t.thread for t in open_habitus(str(tmp_path / "bag")).bag.ledger.all(Turn)] == [thread]
+    finally:
+        server.terminate()
+        server.wait(30)
 
 
 def reviewing() -> Any:
