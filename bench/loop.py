@@ -57,12 +57,16 @@ def overhead(habitus: Habitus, rounds: int) -> list[float]:
     stream = bag.body.stream
 
     def counting(*args: object, **kwargs: object):  # type: ignore[no-untyped-def]
-        started = time.perf_counter()
-        for piece in stream(*args, **kwargs):  # type: ignore[arg-type]
-            bare[-1] += time.perf_counter() - started
-            yield piece
+        pieces = stream(*args, **kwargs)  # type: ignore[arg-type]
+        while True:
             started = time.perf_counter()
-        bare[-1] += time.perf_counter() - started
+            try:
+                piece = next(pieces)
+            except StopIteration as done:
+                return done.value
+            finally:
+                bare[-1] += time.perf_counter() - started
+            yield piece
 
     bag.body.stream = counting  # type: ignore[method-assign]
     found = []
