@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -76,6 +77,10 @@ class Body(Protocol):
         Raises:
             ModelError: it cannot speak. Who spoke before goes on.
         """
+        ...
+
+    def resting(self) -> AbstractContextManager[None]:
+        """While inside, nothing is asked of it and a training may have its GPU; others are told that it sleeps."""
         ...
 
     def stream(

@@ -57,6 +57,9 @@ class ServingTable(Table):
     adapters: int = Field(4, ge=1, le=64, description="adapters that answer at the same time")
     memory: float = Field(0.9, gt=0, le=1, description="share of a GPU that it takes")
     cache: int = Field(1, ge=1, le=1024, description="GiB for what was read, on a CPU")
+    training: Literal["auto", "sleep", "beside"] = Field(
+        "auto", description="while it learns: sleep and leave the GPU to it, or go on beside it; auto: sleep on a GPU"
+    )
     options: tuple[str, ...] = Field((), description='more of vLLM\'s own, e.g. ["--tensor-parallel-size", "2"]')
 
 

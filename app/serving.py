@@ -43,13 +43,14 @@ def found(home: Path, settings: Settings) -> Server | None:
 
     table = settings.serving
     if table.url:
-        return Server(table.url, os.environ.get("HABITUS_SERVING_KEY") or table.key, table.rank)
+        key = os.environ.get("HABITUS_SERVING_KEY") or table.key
+        return Server(table.url, key, table.rank, 1 if table.training == "sleep" else None)
     try:
         told = json.loads((home / FILE).read_text("utf-8"))
         os.kill(told["pid"], 0)
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return Server(told["url"], told["key"], told["rank"])
+    return Server(told["url"], told["key"], told["rank"], told["sleep"])
 
 
 def command(settings: Settings, port: int) -> tuple[list[str], dict[str, str]]:
@@ -77,9 +78,8 @@ def command(settings: Settings, port: int) -> tuple[list[str], dict[str, str]]:
         "--max-logprobs", "100",
         "--gpu-memory-utilization", str(table.memory),
     ]  # fmt: skip
-    on_cpu = model.device == "cpu" or (model.device == "auto" and not Path("/proc/driver/nvidia").exists())
-    dtype = model.dtype if model.dtype != "auto" else "float32" if on_cpu else "auto"
-    line += ["--dtype", dtype]
+    on_cpu, sleep = _on_cpu(settings), _depth(settings)
+    line += ["--dtype", model.dtype if model.dtype != "auto" else "float32" if on_cpu else "auto"]
     if model.context:
         line += ["--max-model-len", str(model.context)]
     if model.template:
@@ -93,10 +93,24 @@ def command(settings: Settings, port: int) -> tuple[list[str], dict[str, str]]:
     }
     if Path(locate(model.name)).is_dir():
         needs["HF_HUB_OFFLINE"] = "1"
-    if not on_cpu:
+    if sleep:
         line += ["--enable-sleep-mode"]
+    if sleep is not None:
         needs["VLLM_SERVER_DEV_MODE"] = "1"
     return [*line, *table.options], needs
+
+
+def _on_cpu(settings: Settings) -> bool:
+    device = settings.model.device
+    return device == "cpu" or (device == "auto" and not Path("/proc/driver/nvidia").exists())
+
+
+def _depth(settings: Settings) -> int | None:
+    """How deep it can sleep: on a CPU there is nothing to leave, so it only pauses, and only where that is asked for."""
+    wanted = settings.serving.training
+    if wanted == "beside" or (wanted == "auto" and _on_cpu(settings)):
+        return None
+    return 0 if _on_cpu(settings) else 1
 
 
 def serve(home: Path, settings: Settings, port: int, tell: Tell) -> None:
@@ -133,7 +147,16 @@ def serve(home: Path, settings: Settings, port: int, tell: Tell) -> None:
                 )  # fmt: skip
             try:
                 tell("starting", {"url": url, "command": line})
-                _announce(home, {"url": url, "key": key, "pid": os.getpid(), "rank": settings.serving.rank})
+                _announce(
+                    home,
+                    {
+                        "url": url,
+                        "key": key,
+                        "pid": os.getpid(),
+                        "rank": settings.serving.rank,
+                        "sleep": _depth(settings),
+                    },
+                )
                 if _answers(url, process, started):
                     tell("ready", {"url": url, "seconds": round(time.monotonic() - started, 1)})
                     process.wait()

@@ -75,6 +75,8 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A bag for which `habitus serve-model` runs a real vLLM with the seedling."""
     home = tmp_path_factory.mktemp("serving") / "bag"
+    home.mkdir()
+    (home / "habitus.toml").write_text('[serving]\ntraining = "sleep"\n', "utf-8")  # on a CPU it only pauses
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

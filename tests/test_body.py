@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from langchain_core.messages import HumanMessage, SystemMessage
 
-from agent.models.embedded import EmbeddedBody
+from agent.models.embedded import EmbeddedBody, Turns
 from agent.models.vllm import VllmBody
 from agent.ports import BASE, Prompt, Voice
 from agent.settings import GREEDY, ModelTable, Sampling
@@ -111,3 +114,49 @@ def test_agreement_is_whole_with_its_own_greedy_reply(body: Either) -> None:
     replies = body.answers(prompts, BASE)
     assert body.agreement(prompts, replies, BASE) == [1.0, 1.0]
     assert body.agreement(prompts, ["쀼쀼쀼쀼", "zxq zxq"], BASE)[0] < 0.9
+
+
+def test_several_speak_at_once_each_as_if_alone(body: Either, adapters: list[Path]) -> None:
+    voices = [BASE, Voice(((adapters[0], 1.0),)), Voice(((adapters[0], 0.5), (adapters[1], 0.5)))]
+    asked = [(said("ko", t), v) for t in ("안녕", "잠이 안 와") for v in voices]
+    short = GREEDY.model_copy(update={"max_tokens": 24})
+    alone = ["".join(body.stream(p, v, short)) for p, v in asked]
+    with ThreadPoolExecutor(len(asked)) as pool:
+        together = list(pool.map(lambda pair: "".join(body.stream(*pair, short)), asked))
+    assert together == alone
+    assert len(set(alone)) > 3
+
+
+def test_turns_are_had_in_the_order_in_which_they_were_asked_for() -> None:
+    turns, served = Turns(), list[int]()
+
+    def take(i: int) -> None:
+        with turns:
+            served.append(i)
+
+    with turns:
+        waiting = []
+        for i in range(8):
+            waiting.append(threading.Thread(target=take, args=(i,)))
+            waiting[-1].start()
+            time.sleep(0.02)
+    for thread in waiting:
+        thread.join()
+    assert served == list(range(8))
+
+
+def test_a_reply_says_how_many_tokens_it_took_and_its_first_is_the_likeliest(body: Either) -> None:
+    prompt = said("ko", "안녕")
+    pieces = body.stream(prompt, BASE, GREEDY)
+    text = ""
+    while True:
+        try:
+            text += next(pieces)
+        except StopIteration as done:
+            usage = done.value
+            break
+    assert usage.read == len(body.ids_of(prompt))
+    assert usage.said in (body.count(text), body.count(text) + 1)  # vLLM counts the end as well
+    first = body.next(prompt, BASE)
+    assert text.startswith(body.tok.decode([int(first.argmax())]))
+    assert float(first.exp().sum()) == pytest.approx(1, abs=1e-3)

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -224,3 +225,26 @@ def test_a_restarted_server_gets_its_adapters_back(
     streamed = "".join(served.stream(said("ko", "안녕"), one, GREEDY.model_copy(update={"max_tokens": 8})))
     assert [streamed.strip()] == before[0]
     assert [served.answers([said("ko", "안녕")], voice, 8) for voice in (one, both)] == before
+
+
+def test_while_it_sleeps_everybody_is_told_and_a_dead_training_does_not_leave_it_asleep(
+    server: Server, tmp_path: Path
+) -> None:
+    own, other = (VllmBody(ModelTable(), replace(server, sleep=0), tmp_path / "served") for _ in range(2))
+    asked = [said("ko", "안녕")]
+    before = own.answers(asked, BASE, 8)
+    with own.resting():
+        for body in (own, other):
+            with pytest.raises(UnavailableError, match="asleep while it learns") as told:
+                body.answers(asked, BASE, 8)
+            assert told.value.seconds == 30
+    assert other.answers(asked, BASE, 8) == before
+    own._ask_server("/sleep?level=0&mode=wait")
+    (tmp_path / "asleep").write_text("4194304", "utf-8")  # no process has this number
+    assert other.answers(asked, BASE, 8) == before
+    assert not (tmp_path / "asleep").exists()
+
+
+def test_one_that_cannot_sleep_goes_on_beside(served: VllmBody) -> None:
+    with served.resting():
+        assert served.answers([said("ko", "안녕")], BASE, 4)

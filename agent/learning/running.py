@@ -146,7 +146,7 @@ def _fit(bag: Bag, proposal: Proposal, work: Path, progress: Progress, threads: 
         "PYTHONWARNINGS": "ignore",
         "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # huge pages: a seventh less time on a CPU (docs/log.md)
     }
-    with log.open("w") as errors:
+    with log.open("w") as errors, bag.body.resting():
         process = subprocess.Popen(
             [sys.executable, "-m", "agent.learning.train", str(file)],
             stdout=subprocess.PIPE, stderr=errors, text=True, env=env, cwd=work,

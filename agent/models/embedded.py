@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +70,9 @@ class EmbeddedBody(Base):
         from agent.models.chat import HabitusChat
 
         return HabitusChat(body=self, voice=voice, sampling=sampling, salt=salt, streaming=True)
+
+    def resting(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def ready(self, voice: Voice) -> None:
         with self._turns:

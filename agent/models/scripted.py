@@ -7,6 +7,7 @@ text a model would have given, a tool call included.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,9 @@ class ScriptedBody:
         from agent.models.chat import HabitusChat
 
         return HabitusChat(body=self, voice=voice, sampling=sampling, salt=salt, streaming=True)
+
+    def resting(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def ready(self, voice: Voice) -> None:
         pass

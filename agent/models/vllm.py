@@ -8,6 +8,7 @@ call is asked for again under the grammar, as only there may it be one.
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 SEEN = 100  # --max-logprobs
+ASLEEP = "asleep"  # in the bag: the process for whose training the server sleeps
 TOGETHER = 64  # prompts in one request of a batch
 PACE = 0.03  # seconds between two pieces at least: each costs LangChain and a door more than the network
 SECONDS = 600.0  # the first request after a start compiles
@@ -46,6 +48,7 @@ class Server:
     url: str
     key: str = ""
     rank: int = 64  # --max-lora-rank
+    sleep: int | None = None  # how deep it sleeps: 1 leaves the GPU, 0 only pauses; None: it cannot
 
 
 class VllmBody(Base):
@@ -62,7 +65,7 @@ class VllmBody(Base):
         from langchain_openai import ChatOpenAI
 
         super().__init__(table)
-        self.server = server
+        self.server, self._asleep = server, store.parent / ASLEEP
         here = urlsplit(server.url).hostname in ("127.0.0.1", "localhost", "::1")
         self._model: ChatOpenAI = ChatOpenAI(
             model="base",
@@ -105,6 +108,53 @@ class VllmBody(Base):
     def ready(self, voice: Voice) -> None:
         with self._spoken():
             self.adapters.load(voice)
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        if self.server.sleep is None:
+            yield
+            return
+        with self._spoken():
+            self._asleep.write_text(str(os.getpid()), "utf-8")
+        try:
+            self._ask_server(f"/sleep?level={self.server.sleep}&mode=wait")  # replies that have begun end first
+            yield
+        finally:
+            self._wake()
+
+    def _wake(self) -> None:
+        self._ask_server("/wake_up")
+        self._asleep.unlink(missing_ok=True)
+
+    def _ask_server(self, path: str) -> None:
+        import openai
+
+        try:
+            self._api.post(f"{self.server.url.rstrip('/')}{path}", cast_to=object)
+        except openai.OpenAIError as error:
+            raise UnavailableError(
+                "The model server at {url} did not do {what}.",
+                "Start it with `habitus serve-model`, or set [serving] training to beside.",
+                url=self.server.url,
+                what=path.split("?")[0],
+            ) from error
+
+    def _see_awake(self) -> None:
+        """Nobody asks one that sleeps; whoever finds that its training died wakes it.
+
+        Raises:
+            UnavailableError: it sleeps.
+        """
+        try:
+            os.kill(int(self._asleep.read_text("utf-8")), 0)
+        except FileNotFoundError:
+            return
+        except (ProcessLookupError, ValueError):
+            self._wake()
+            return
+        error = UnavailableError("It is asleep while it learns.", "It wakes by itself; ask again in a while.")
+        error.seconds = 30
+        raise error
 
     # -- speaking ------------------------------------------------------------------------------
 
@@ -289,6 +339,7 @@ class VllmBody(Base):
         """The server's errors as ours."""
         import openai
 
+        self._see_awake()
         try:
             yield
         except openai.NotFoundError as error:
