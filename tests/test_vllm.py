@@ -245,6 +245,7 @@ def test_while_it_sleeps_everybody_is_told_and_a_dead_training_does_not_leave_it
     assert not (tmp_path / "asleep").exists()
 
 
-def test_one_that_cannot_sleep_goes_on_beside(served: VllmBody) -> None:
-    with served.resting():
-        assert served.answers([said("ko", "안녕")], BASE, 4)
+def test_one_that_cannot_sleep_goes_on_beside(server: Server, tmp_path: Path) -> None:
+    awake = VllmBody(ModelTable(), replace(server, sleep=None), tmp_path / "served")
+    with awake.resting():
+        assert awake.answers([said("ko", "안녕")], BASE, 4)
