@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -206,7 +207,8 @@ def _run(options: argparse.Namespace, as_json: bool) -> None:
         case "serve":
             from app.server import serve
 
-            serve(habitus, options.host, options.port, options.key or os.environ.get("HABITUS_KEY", ""))
+            key = options.key or os.environ.get("HABITUS_KEY", "")
+            serve(habitus, options.host, options.port, key, _teller(as_json))
         case "chat":
             _chat(habitus, options, as_json)
         case "ask":
@@ -281,10 +283,14 @@ def _serve_model(options: argparse.Namespace, home: str | None, model: str | Non
         _print({"command": line, "environment": needs}, as_json, show.command)
         return
 
-    def tell(what: str, details: dict[str, Any]) -> None:
-        _print({"event": what, **details}, as_json, show.serving)
+    serving.serve(path, settings, options.port, _teller(as_json))
 
-    serving.serve(path, settings, options.port, tell)
+
+def _teller(as_json: bool) -> Callable[[str, dict[str, Any]], None]:
+    """Says what becomes of a server."""
+    from app import show
+
+    return lambda what, details: _print({"event": what, **details}, as_json, show.serving)
 
 
 def _sure(ref: str, as_json: bool) -> None:
@@ -352,7 +358,7 @@ def _chat(habitus: Habitus, options: argparse.Namespace, as_json: bool) -> None:
 
 def _print(result: Any, as_json: bool, show: Any) -> None:
     if as_json:
-        print(json.dumps(result, ensure_ascii=False))
+        print(json.dumps(result, ensure_ascii=False), flush=True)
     else:
         show(result)
 

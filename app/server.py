@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from agent import __version__
 from agent.errors import BusyError, ConflictError, HabitusError, NotFoundError, UnavailableError, UsageError
 from app import completions, rest
+from app.serving import Tell, unused
 
 if TYPE_CHECKING:
     from app.habitus import Habitus
@@ -93,11 +94,12 @@ def loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def serve(habitus: Habitus, host: str, port: int, key: str) -> None:
-    """Answer until stopped.
+def serve(habitus: Habitus, host: str, port: int, key: str, tell: Tell) -> None:
+    """Answer until stopped. ``tell`` hears where.
 
     Raises:
         UsageError: other machines could reach it, and it has no key.
+        ConflictError: the port is taken.
     """
     import uvicorn
 
@@ -105,7 +107,9 @@ def serve(habitus: Habitus, host: str, port: int, key: str) -> None:
         raise UsageError(
             "Others could reach {host}, so a key is needed.", "Add --key KEY, or set HABITUS_KEY.", host=host
         )
+    unused(host, port)
     bag = habitus.bag  # all of it now: no request has to wait for it, and two cannot open it twice
     bag.selves.current()
     bag.index.near("x", "memory", 1)
+    tell("listening", {"url": f"http://{host}:{port}"})
     uvicorn.run(build(habitus, key), host=host, port=port, log_level="warning", access_log=False)

@@ -113,6 +113,17 @@ def _depth(settings: Settings) -> int | None:
     return 0 if _on_cpu(settings) else 1
 
 
+def unused(host: str, port: int) -> None:
+    """Nobody listens there.
+
+    Raises:
+        ConflictError: somebody does.
+    """
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        if probe.connect_ex((host, port)) == 0:
+            raise ConflictError("Port {port} is taken.", "Choose another with --port.", port=port)
+
+
 def serve(home: Path, settings: Settings, port: int, tell: Tell) -> None:
     """Run until stopped. ``tell`` hears ``starting``, ``ready``, ``died`` and ``stopped``.
 
@@ -128,9 +139,7 @@ def serve(home: Path, settings: Settings, port: int, tell: Tell) -> None:
         )
     if there := found(home, settings):
         raise ConflictError("A model server runs for this bag at {url}.", "Stop it first.", url=there.url)
-    with socket.socket() as probe:
-        if probe.connect_ex(("127.0.0.1", port)) == 0:
-            raise ConflictError("Port {port} is taken.", "Choose another with --port.", port=port)
+    unused("127.0.0.1", port)
     line, needs = command(settings, port)
     key = secrets.token_urlsafe(24)
     url = f"http://127.0.0.1:{port}"

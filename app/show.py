@@ -415,6 +415,8 @@ def serving(found: Json) -> None:
                 ),
                 flush=True,
             )
+        case "listening":
+            print(say("listening at {url}/v1; docs at {url}/docs. Ctrl-C ends it.", url=found["url"]), flush=True)
         case "died":
             print(
                 say("it ended by itself (code {code}); its last words are in {log}", **found),

@@ -16,7 +16,7 @@ import openai
 import pytest
 import uvicorn
 
-from agent.errors import UsageError
+from agent.errors import ConflictError, UsageError
 from agent.ports import Prompt
 from agent.records import Turn
 from app.habitus import Habitus
@@ -328,7 +328,13 @@ def test_without_a_key_only_this_machine_is_answered(spoken: Make) -> None:
     assert httpx.get(models, headers={"origin": "https://evil.example"}).status_code == 403
     assert httpx.get(models, headers={"origin": "http://localhost:3000"}).status_code == 200
     with pytest.raises(UsageError, match="a key is needed"):
-        serve(door.being, "0.0.0.0", 0, "")
+        serve(door.being, "0.0.0.0", 0, "", lambda *_: None)
+
+
+def test_a_port_that_is_taken_is_said(spoken: Make) -> None:
+    door = spoken(lambda prompt: "네.")
+    with pytest.raises(ConflictError, match="is taken"):
+        serve(door.being, "127.0.0.1", int(door.url.rsplit(":")[-1]), "", lambda *_: None)
 
 
 def test_with_a_key_everything_needs_it(tmp_path: Path) -> None:

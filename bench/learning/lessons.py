@@ -87,11 +87,11 @@ def lived(site: Site, name: str, seed: int, stages: Sequence[tuple[str, Callable
     A stage that was cut off begins again from the being as it was.
     """
     home = site.out / name
-    bag = home / "bag"
     found = []
     for i, (stage_name, stage) in enumerate(stages, 1):
 
         def live(i: int = i, stage: Callable[[Habitus], Json] = stage) -> Json:
+            bag = home / f"bag-{i}"  # Chroma holds on to a path as long as its process lives
             shutil.rmtree(bag, ignore_errors=True)
             if i == 1:
                 site.born(bag, seed)
