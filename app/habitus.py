@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from agent.bag import Bag, drop_rule, living
 from agent.erasing import erase, sweep
-from agent.errors import ConflictError, HabitusError, NotFoundError, UsageError
+from agent.errors import ConflictError, HabitusError, ModelError, NotFoundError, UsageError
 from agent.learning.conflict import adopt
 from agent.learning.lifecycle import DECAY, standing, told
 from agent.learning.proposing import file_consolidation, file_release
@@ -301,7 +301,11 @@ class Habitus:
 
     def rollback(self, name: str = "") -> Json:
         """Let an earlier self speak again, mask included."""
-        return forms.self_(self.bag.selves.back(name))
+        try:
+            return forms.self_(self.bag.selves.back(name))
+        except ModelError as error:
+            self.bag.note(error.message, name)
+            raise
 
     def forget(self, ref: str) -> Json:
         """The person's own decision that a habit shall go: out of mask and weights."""

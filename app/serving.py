@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[1]
 FILE, LOG = "serving.json", "serving.log"
 PORT = 8001
 PATIENCE = 900  # seconds until it must answer: a large base is read from disk first
-TRIES = 3  # deaths within PATIENCE of a start that are made good
+TRIES = 3  # times in a row that it may die before it ever answered
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")  # what a Llama is trained in
 Tell = Callable[[str, dict[str, Any]], None]
 
@@ -148,7 +148,7 @@ def serve(home: Path, settings: Settings, port: int, tell: Tell) -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         while True:
-            started = time.monotonic()
+            started, answered = time.monotonic(), False
             with (home / LOG).open("ab") as log:
                 process = subprocess.Popen(
                     line, env={**os.environ, **needs, "VLLM_API_KEY": key}, stdout=log, stderr=log,
@@ -166,12 +166,12 @@ def serve(home: Path, settings: Settings, port: int, tell: Tell) -> None:
                         "sleep": _depth(settings),
                     },
                 )
-                if _answers(url, process, started):
+                if answered := _answers(url, process, started):
                     tell("ready", {"url": url, "seconds": round(time.monotonic() - started, 1)})
                     process.wait()
             finally:
                 _end(process)
-            deaths = 1 if time.monotonic() - started > PATIENCE else deaths + 1
+            deaths = 0 if answered else deaths + 1
             tell("died", {"code": process.returncode, "log": str(home / LOG)})
             if deaths >= TRIES:
                 raise ModelError(

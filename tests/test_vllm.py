@@ -16,11 +16,14 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from agent.errors import ModelError, StorageError, UnavailableError
-from agent.models.adapters import CANARY
+from agent.models.adapters import CANARY, Adapters
 from agent.models.embedded import EmbeddedBody
 from agent.models.vllm import Server, VllmBody
 from agent.ports import BASE, Prompt, Voice
+from agent.records import Event, Habit, Part, Run
+from agent.selves import digest_of
 from agent.settings import GREEDY, ModelTable
+from app.wiring import open_habitus
 from graphs.converse import GROWTH_TOOLS
 from tests.being import small_talk
 from tests.test_body import said
@@ -203,24 +206,76 @@ def test_a_wrong_key_is_said(server: Server, tmp_path: Path) -> None:
         VllmBody(ModelTable(), Server(server.url, "wrong"), tmp_path)
 
 
+def killed(server: Server) -> None:
+    """Every process of the engine, at once."""
+    port = server.url.rsplit(":")[-1]
+    found = subprocess.run(["pgrep", "-f", f"api_server.*--port {port}"], capture_output=True, text=True)
+    for pid in found.stdout.split():
+        os.kill(int(pid), signal.SIGKILL)
+
+
+def back_again(body: VllmBody) -> None:
+    """`serve-model` starts another; until then nothing answers."""
+    for _ in range(600):
+        try:
+            body.answers([said("ko", "안녕")], BASE, 2)
+            return
+        except UnavailableError:
+            time.sleep(0.5)
+    pytest.fail("it did not come back")
+
+
+@pytest.mark.parametrize("moment", ["_announce", "_prove"])
+def test_killed_in_mid_swap_the_old_self_stays_and_one_event_says_why(
+    server: Server, adapters: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    home = tmp_path / "bag"
+    (home / "adapters").mkdir(parents=True)
+    (home / "habitus.toml").write_text(f'[serving]\nurl = "{server.url}"\nkey = "{server.key}"\n', "utf-8")
+    being = open_habitus(str(home))
+    ledger, body = being.bag.ledger, being.bag.body
+    assert isinstance(body, VllmBody)
+    habit = ledger.add(Habit(rule="r", scope=("ko",), stage="essence"))
+    for path in adapters:
+        made = home / "adapters" / path.name
+        shutil.copytree(path, made)
+        ledger.add(
+            Run(proposal="p", base=body.digest, data="d", config={}, adapter=path.name, adapter_digest=digest_of(made))
+        )
+    parts = [(Part(habit=habit.id, adapter=path.name, scope=("ko",)),) for path in adapters]
+    old = being.bag.selves.become(parts[0], lambda mask: mask, "one", ())
+    new = being.bag.selves.become(parts[1], lambda mask: mask, "two", ())
+    being.rollback(old.id)
+    before = being.ask(["안녕"])[0]["reply"]
+    body.adapters.lost()
+    swap = getattr(Adapters, moment)
+
+    def struck(*arguments: Any) -> Any:
+        killed(server)
+        return swap(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Adapters, moment, struck)
+        with pytest.raises(UnavailableError, match="does not answer"):
+            being.rollback(new.id)
+    assert being.bag.selves.current().id == old.id
+    (event,) = ledger.all(Event)
+    assert "does not answer" in event.what
+    back_again(body)
+    assert being.ask(["안녕"])[0]["reply"] == before
+    being.rollback(new.id)
+    assert being.ask(["안녕"])[0] | {"reply": ""} == {"text": "안녕", "reply": "", "self": new.id, "mask": []}
+
+
 def test_a_restarted_server_gets_its_adapters_back(
     serving: Path, server: Server, served: VllmBody, adapters: list[Path]
 ) -> None:
     one, both = Voice(((adapters[0], 1.0),)), Voice(((adapters[0], 0.5), (adapters[1], 0.5)))
     before = [served.answers([said("ko", "안녕")], voice, 8) for voice in (one, both)]
-    engine = subprocess.run(
-        ["pgrep", "-f", f"api_server.*--port {server.url.rsplit(':')[-1]}"], capture_output=True, text=True
-    )
-    for pid in engine.stdout.split():
-        os.kill(int(pid), signal.SIGKILL)
+    killed(server)
     with pytest.raises(UnavailableError, match="does not answer"):
         served.answers([said("ko", "안녕")], one, 8)
-    for _ in range(600):
-        try:
-            served.answers([said("ko", "안녕")], BASE, 2)
-            break
-        except UnavailableError:
-            time.sleep(0.5)
+    back_again(served)
     assert {m.id for m in served._api.models.list()} == {"base"}
     streamed = "".join(served.stream(said("ko", "안녕"), one, GREEDY.model_copy(update={"max_tokens": 8})))
     assert [streamed.strip()] == before[0]
