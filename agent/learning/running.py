@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from agent.errors import ConflictError, LearningError
 from agent.learning.data import LONGEST, bank, digest, framed
 from agent.phrase import Phrase
 from agent.ports import BASE
-from agent.records import Decision, Proposal, Run
+from agent.records import Decision, Example, Proposal, Run
 from agent.selves import digest_of
 
 ROOT = Path(__file__).parents[2]
@@ -102,14 +102,14 @@ def _install(made: Path, home: Path) -> None:
             path.chmod(0o444)
 
 
-def _lines(bag: Bag, proposal: Proposal) -> list[dict[str, str]]:
+def _lines(bag: Bag, examples: Sequence[Example]) -> list[dict[str, str]]:
     """What the base says to a few questions of the exam: the training notes how likely that is with its adapter.
 
     A server that says it wears the adapter can be asked the same (``agent/models/adapters.py``). No words of a person.
     """
     asked = [
         (x, text)
-        for x in sorted({e.language for e in proposal.examples if e.origin != "anchor"})
+        for x in sorted({e.language for e in examples if e.origin != "anchor"})
         for text in bank("probes", x)["talk"][:CANARIES]
     ]
     prompts = [framed(x, text, (), "", "plain", bag.toolboxes) for x, text in asked]
@@ -117,25 +117,45 @@ def _lines(bag: Bag, proposal: Proposal) -> list[dict[str, str]]:
     return [{"language": x, "text": text, "reply": r} for (x, text), r in zip(asked, replies, strict=True)]
 
 
+def write_job(
+    bag: Bag,
+    examples: Sequence[Example],
+    config: dict[str, Any],
+    approved: str,
+    base: Path,
+    out: Path,
+    threads: int = 0,
+) -> Path:
+    """The file that ``agent.learning.train`` reads; what it makes lands in ``out``.
+
+    Args:
+        approved: the digest that rows, configuration and base must have.
+        base: the directory of the weights to train from.
+    """
+    template = bag.settings.model.template
+    job = {
+        "examples": [e.model_dump(mode="json") for e in examples],
+        "config": config,
+        "digest": approved,
+        "base_path": str(base),
+        "personas": config["personas"],
+        "tools": bag.toolboxes,
+        "lines": _lines(bag, examples),
+        "template": Path(template).read_text("utf-8") if template else "",
+        "threads": threads or bag.settings.model.threads,
+        "out": str(out),
+    }
+    file = out / "job.json"
+    file.write_text(json.dumps(job, ensure_ascii=False), "utf-8")
+    return file
+
+
 def _fit(bag: Bag, proposal: Proposal, work: Path, progress: Progress, threads: int = 0) -> dict[str, Any]:
     """Run the trainer in ``work``; what it measured."""
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    template = bag.settings.model.template
-    job = {
-        "examples": [e.model_dump(mode="json") for e in proposal.examples],
-        "config": proposal.config,
-        "digest": proposal.digest,
-        "base_path": str(bag.body.path),
-        "personas": proposal.config["personas"],
-        "tools": bag.toolboxes,
-        "lines": _lines(bag, proposal),
-        "template": Path(template).read_text("utf-8") if template else "",
-        "threads": threads or bag.settings.model.threads,
-        "out": str(work),
-    }
-    file, log = work / "job.json", work / "log.txt"
-    file.write_text(json.dumps(job, ensure_ascii=False), "utf-8")
+    file = write_job(bag, proposal.examples, proposal.config, proposal.digest, Path(bag.body.path), work, threads)
+    log = work / "log.txt"
     curve: list[tuple[int, float]] = []
     validation: list[tuple[int, float]] = []
     early = False

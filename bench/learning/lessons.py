@@ -17,6 +17,7 @@ from typing import Any
 
 from agent.bag import Bag
 from agent.learning.data import bank, digest, framed
+from agent.learning.running import write_job
 from agent.models.base import digest_of
 from agent.ports import BASE, Prompt
 from agent.records import Example
@@ -126,19 +127,12 @@ def learn(being: Habitus, lesson: Lesson, name: str) -> Json:
 
 def fitted(bag: Bag, examples: Sequence[Example], config: Json, weights: Path, work: Path) -> Path:
     """An adapter trained over ``weights`` on these rows, outside the product's road."""
-    job = {
-        "examples": [e.model_dump(mode="json") for e in examples],
-        "config": config,
-        "base_path": str(weights),
-        "digest": digest(examples, config, digest_of(weights)),
-        "personas": config["personas"],
-        "tools": bag.toolboxes,
-        "template": "",
-        "out": str(work),
-    }
-    (work / "job.json").write_text(json.dumps(job, ensure_ascii=False), "utf-8")
-    command = [sys.executable, "-m", "agent.learning.train", str(work / "job.json")]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    file = write_job(bag, examples, config, digest(examples, config, digest_of(weights)), weights, work)
+    done = subprocess.run(
+        [sys.executable, "-m", "agent.learning.train", str(file)], cwd=ROOT, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise RuntimeError(f"the training ended with {done.returncode}: {done.stdout[-500:]}{done.stderr[-2000:]}")
     return work / "adapter"
 
 
