@@ -63,6 +63,11 @@ class Body(Protocol):
         ...
 
     @property
+    def context(self) -> int:
+        """Tokens it can read and say together."""
+        ...
+
+    @property
     def sees(self) -> bool:
         """Whether it can look at pictures."""
         ...

@@ -13,12 +13,13 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.datastructures import Headers
 
 from agent.errors import HabitusError, NotFoundError, UsageError
 from agent.records import Self
@@ -38,6 +39,7 @@ LOOK = 0.2  # seconds between two looks whether a client is still there
 EVENTS = "text/event-stream"
 THREAD = "x-habitus-thread"
 CHAT = "x-openwebui-chat-id"  # Open WebUI names its conversations, where it is told to
+LEFT_OUT = "x-habitus-left-out"  # what a client brought and this model has no room for
 
 
 class Said(BaseModel):
@@ -174,6 +176,17 @@ class _Gone(Exception):
     """The client no longer listens."""
 
 
+Reply = Callable[[Callable[[str], None] | None], "State"]
+
+
+class Begun(NamedTuple):
+    """A request that makes sense."""
+
+    conversation: Conversation
+    reply: Reply
+    left_out: str  # what the client brought and there is no room for
+
+
 class Door:
     """Answers requests, each in a thread of its own; the event loop only carries words."""
 
@@ -186,18 +199,18 @@ class Door:
         """Who can be talked with."""
         return [GROWTH, SANDBOX, *(s.id for s in self._habitus.bag.ledger.all(Self))]
 
-    def opened(self, asked: Asked, said: Parted, named: str) -> tuple[Conversation, bool]:
+    def opened(self, asked: Asked, said: Parted, headers: Headers) -> tuple[Conversation, bool]:
         """The conversation that is meant, and whether another reply to what was said last is wanted."""
         habitus = self._habitus
         if asked.model == GROWTH:
-            place = self._threads.place(said.history, said.user, named)
+            place = self._threads.place(said.history, said.user, headers.get(THREAD, ""), headers.get(CHAT, ""))
             return Conversation(habitus, place.thread or new_thread(), "growth"), place.again
         if asked.model == SANDBOX:
             return Conversation(habitus, new_thread(), "sandbox"), False
         return Conversation(habitus, new_thread(), "sandbox", habitus.bag.selves.get(asked.model).id), False
 
-    def begin(self, asked: Asked, named: str) -> tuple[Conversation, Callable[[Callable[[str], None] | None], State]]:
-        """The conversation, and how to have its reply; the latter takes as long as the model does.
+    def begin(self, asked: Asked, headers: Headers) -> Begun:
+        """What is to be said, to whom. Having the reply takes as long as the model does.
 
         Raises:
             UsageError, NotFoundError: the request makes no sense.
@@ -211,16 +224,27 @@ class Door:
         tools = tuple(t for t in asked.tools or () if t.get("type") == "function")
         if clash := sorted(known & {str(t["function"].get("name")) for t in tools}):
             raise UsageError("The tool {tool!r} is mine.", "Give yours another name.", tool=clash[0])
+        choice = asked.choice() if tools else "auto"
+        room = self._habitus.bag.body.context // 2
+        if (long := self._habitus.bag.body.count(said.system)) > room:
+            raise UsageError(
+                "What the client says of itself has {long} tokens; there is room for {room}.",
+                "Shorten its system prompt.",
+                long=long,
+                room=room,
+            )
+        if left_out := choice == "auto" and self._habitus.bag.body.count(json.dumps(tools)) > room:
+            tools = ()
         brought = Brought(
             history=said.history,
             system=said.system,
             sampling=asked.sampling(),
             tools=tools,
-            choice=asked.choice() if tools else "auto",
+            choice=choice,
             exchange=said.exchange,
             pictures=said.pictures,
         )
-        conversation, again = self.opened(asked, said, named)
+        conversation, again = self.opened(asked, said, headers)
 
         def reply(show: Callable[[str], None] | None) -> State:
             if not again or said.exchange:
@@ -231,9 +255,9 @@ class Door:
                 show(found["reply"])
             return found
 
-        return conversation, reply
+        return Begun(conversation, reply, "tools" if left_out else "")
 
-    async def pieces(self, reply: Callable[[Callable[[str], None] | None], State]) -> AsyncIterator[str | State]:
+    async def pieces(self, reply: Reply) -> AsyncIterator[str | State]:
         """The reply piece by piece, and last how the turn ended. Closing it ends the reply."""
         loop, queue, gone = asyncio.get_running_loop(), asyncio.Queue[Any](), threading.Event()
 
@@ -295,10 +319,11 @@ def routes(door: Door) -> APIRouter:
     @router.post("/chat/completions", response_model=None)
     async def completions(asked: Asked, request: Request) -> Response:
         """One reply, whole or streamed."""
-        named = request.headers.get(THREAD) or request.headers.get(CHAT) or ""
-        conversation, reply = await asyncio.to_thread(door.begin, asked, named)
+        conversation, reply, left_out = await asyncio.to_thread(door.begin, asked, request.headers)
         form = _Form(asked.model)
         headers = {THREAD: conversation.thread} if conversation.mode == "growth" else {}
+        if left_out:
+            headers[LEFT_OUT] = left_out
         pieces = door.pieces(reply)
         try:
             piece = await _next(pieces, request)  # an error before the first word is an error of the whole request

@@ -32,7 +32,7 @@ class Threads:
         self._asked: dict[tuple[str, str], str] = {}  # digest of all but its last turn, and what was said in that
         self._keys: dict[str, tuple[str, tuple[str, str]]] = {}  # both, of each thread
 
-    def place(self, history: Sequence[Pair], user: str, named: str = "") -> Place:
+    def place(self, history: Sequence[Pair], user: str, named: str = "", likely: str = "") -> Place:
         """The conversation that ends where ``history`` does, or ends with a reply to ``user`` right after it.
 
         The longest recorded beginning counts, so that a reply that was cut off, which nobody recorded, is passed
@@ -41,19 +41,22 @@ class Threads:
 
         Args:
             named: the thread, where the client knows it; only whether another reply is wanted is asked.
+            likely: what the client calls the conversation. It counts where two ends are alike, and for a new thread;
+                on its own it does not, as clients send chores and branches under the same name.
         """
         digests = _digests(history)
         with self._lock:
             self._refresh()
-            again = self._asked.get((digests[-1], user.strip()), "")
-            if named:
-                return Place(named, again == named)
-            if again and history:
-                return Place(again, again=True)
+            known = self._keys.get(named or likely)
+            again = known is not None and known[1] == (digests[-1], user.strip())
+            if named or again:
+                return Place(named or likely, again)
+            if history and (thread := self._asked.get((digests[-1], user.strip()))):
+                return Place(thread, again=True)
             for digest in reversed(digests[1:]):
-                if thread := self._ends.get(digest):
+                if thread := likely if known and digest == known[0] else self._ends.get(digest, ""):
                     return Place(thread)
-            return Place("")
+            return Place("" if known else likely)
 
     def _refresh(self) -> None:
         """Take in what was recorded since, by whichever process."""

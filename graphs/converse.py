@@ -202,10 +202,8 @@ def _took_back(turn: Turn) -> bool:
 
 def fitting(bag: Bag, system: str, pairs: list[tuple[str, str]], now: list[BaseMessage]) -> list[BaseMessage]:
     """As many of the latest exchanges as the context holds beside the rest."""
-    context = getattr(bag.body, "context", 4096)
-    room = (
-        context - bag.body.count(system) - sum(bag.body.count(str(m.text)) + 60 for m in now) - min(200, context // 3)
-    )
+    room = bag.body.context - min(200, bag.body.context // 3)
+    room -= bag.body.count(system) + sum(bag.body.count(str(m.text)) + 60 for m in now)
     kept: list[BaseMessage] = []
     for user, reply in reversed(pairs):
         room -= bag.body.count(user) + bag.body.count(reply) + 16

@@ -171,6 +171,38 @@ def test_a_thread_can_be_named(spoken: Make) -> None:
     assert {t.thread for t in door.turns} == {"mine"}
 
 
+def test_what_a_client_calls_a_chat_is_not_taken_for_the_chat_itself(spoken: Make) -> None:
+    """Open WebUI asks for a title, before the first reply, under the name of the conversation; edits make branches."""
+    door = spoken(counted())
+    chat = {"extra_headers": {"x-openwebui-chat-id": "chat"}}
+    other = {"extra_headers": {"x-openwebui-chat-id": "other"}}
+    door.say("하나", **chat)
+    door.say("하나", "답 1", "둘", **chat)
+    assert door.say("제목을 지어 줘", **chat) == "답 3"
+    door.say("하나", "답 1", "다른 둘", **chat)
+    door.say("하나", "답 1", "둘", "답 2", "셋", **chat)
+    door.say("하나", "답 1", "둘", "답 2", "셋", **chat)
+    door.say("하나", **other)
+    threads = {t.user: t.thread for t in door.turns[1:]}
+    assert door.turns[0].thread == threads["둘"] == threads["셋"] == "chat"
+    assert threads["하나"] == "other"
+    assert len(set(threads.values())) == 4, "the title and the branch have threads of their own"
+    assert [t.reply for t in door.being.bag.ledger.history(Turn, "t5")] == ["답 5", "답 6"], "asked for again"
+
+
+def test_tools_of_a_client_that_leave_no_room_are_left_out_and_it_says_so(spoken: Make) -> None:
+    door = spoken(lambda prompt: "네.")
+    many = [{**TOOL, "function": {**TOOL["function"], "name": f"weather{i}"}} for i in range(200)]
+    body = {"model": "habitus", "messages": [{"role": "user", "content": "안녕"}]}
+    post = lambda **more: httpx.post(f"{door.url}/v1/chat/completions", json=body | more)  # noqa: E731
+    assert post(tools=many).headers["x-habitus-left-out"] == "tools"
+    assert "weather" not in json.dumps(door.prompts[-1].tools)
+    assert "x-habitus-left-out" not in post(tools=many[:2]).headers
+    assert "weather1" in json.dumps(door.prompts[-1].tools)
+    refused = post(messages=[{"role": "system", "content": "word " * 3000}, *body["messages"]])
+    assert (refused.status_code, "there is room for 2048" in refused.text) == (400, True)
+
+
 def test_what_the_client_says_of_itself_shapes_the_reply_and_is_not_recorded(spoken: Make) -> None:
     door = spoken(lambda prompt: "네.")
     door.client.chat.completions.create(
