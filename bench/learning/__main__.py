@@ -2,14 +2,13 @@
 
 Habits are filed by hand and go the product's own road from there: rows, approval, training, gate. They are
 examined on prompts that are in no corpus, no training row and no gate. Every result is a JSON file under
-``--out``; what is there is not done again. ``--write`` puts the tables into docs/benchmarks.md.
+``--out``; what is there is not done again. ``--write`` puts each section into docs/benchmarks.md as soon as it is done.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import multiprocessing
 import os
 import traceback
@@ -29,8 +28,6 @@ from bench.learning.lessons import ASKED, LESSONS, ROOT, Site
 QUICK = ["ko-name", "en-ending"]
 QUICK_PAIRS = {"ko-ending": 3, "en-name": 2}
 LIGHT = "epochs = 5\n[rumination]\nexamples = 32\nanchors = 96\n"  # of [training] and below
-MARK = "<!-- results -->"
-
 
 Found = dict[str, list[Any]]
 
@@ -47,11 +44,7 @@ class Section:
 def quick(site: Site) -> list[Section]:
     """Two habits, one seed; five contradicting pairs; two bad adapters."""
     pairs = [partial(conflict.conflicts, site, chain, n) for chain, n in QUICK_PAIRS.items()]
-    return [
-        in_sequence(site, QUICK, (1,)),
-        Section("Conflict", {"pairs": pairs}, pairs_table),
-        gate(site, gating.QUICK),
-    ]
+    return [in_sequence(site, QUICK, (1,)), contradicting(pairs), gate(site, gating.QUICK)]
 
 
 def full(site: Site) -> list[Section]:
@@ -62,7 +55,7 @@ def full(site: Site) -> list[Section]:
     return [
         in_sequence(site, list(LESSONS), (1, 2, 3)),
         Section("Forgetting", {"forgotten": forgotten}, lambda f: forgetting.table(f["forgotten"])),
-        Section("Conflict", {"pairs": pairs}, pairs_table),
+        contradicting(pairs),
         gate(site, list(gating.BAD)),
         Section(
             "Two manners", {"manners": [partial(persona.personas, site)]}, lambda f: persona.table(f["manners"][0])
@@ -79,18 +72,24 @@ def in_sequence(site: Site, names: list[str], seeds: Sequence[int]) -> Section:
     return Section(title, plan, lambda f: head + sequence.table(f["ours"], f["theirs"]))
 
 
-def pairs_table(found: Found) -> str:
-    return conflict.table([pair for chain in found["pairs"] for pair in chain])
+def contradicting(pairs: Sequence[Callable[[], Any]]) -> Section:
+    return Section("Conflict", {"pairs": pairs}, lambda f: conflict.table(f["pairs"]))
 
 
 def gate(site: Site, bad: Sequence[str]) -> Section:
-    """The good ones are those that the sequence learned."""
+    """The good ones are all that the sections before learned."""
     plan = {"bad": [partial(gating.stopped, site, name) for name in bad]}
-    return Section("The gate", plan, lambda f: gating.table(f["bad"], [step for run in f["ours"] for step in run]))
+    learned = ("ours", "forgotten", "pairs")
+
+    def text(found: Found) -> str:
+        steps = [step for key in learned for run in found.get(key, ()) for step in run]
+        return gating.table(found["bad"], [s for s in steps if "promoted" in s])
+
+    return Section("The gate", plan, text)
 
 
-def at_once(sections: Sequence[Section], workers: int) -> Iterator[str]:
-    """The sections' texts, several processes at work, each on its share of the cores.
+def at_once(sections: Sequence[Section], workers: int, mark: str) -> Iterator[tuple[str, str]]:
+    """The sections' titles and texts, several processes at work, each on its share of the cores.
 
     Two trainings on one core each are done sooner than one after the other on two. What fails leaves a line in
     its section and stops no other.
@@ -101,12 +100,13 @@ def at_once(sections: Sequence[Section], workers: int) -> Iterator[str]:
         begun = [{name: [pool.submit(one) for one in ones] for name, ones in s.plan.items()} for s in sections]
         for section, futures in zip(sections, begun, strict=True):
             try:
-                found |= {name: [f.result() for f in some] for name, some in futures.items()}
-                text = section.text(found)
+                mine = {name: [f.result() for f in some] for name, some in futures.items()}
+                found |= mine
+                text = f"{section.text(found)}\n\n*{taken(mine, mark)}*"
             except Exception as error:
                 traceback.print_exc()
                 text = f"**Failed**: {type(error).__name__}: {error}"
-            yield f"## {section.title}\n\n{text}"
+            yield section.title, text
 
 
 def code(settings: str) -> str:
@@ -119,36 +119,49 @@ def code(settings: str) -> str:
     return digest.hexdigest()[:12]
 
 
-def taken(out: Path) -> str:
-    """When, on what, and how long it took: what the reader needs to compare."""
-    files = [json.loads(f.read_text("utf-8")) for f in out.rglob("*.json")]
-    hours = sum(f.get("wall", 0) for f in files if isinstance(f, dict)) / 3600
+def taken(found: Any, mark: str) -> str:
+    """When, on what code, and how long it took: what the reader needs to compare."""
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "peft", "trl"))
-    return f"Taken {date.today()}, {os.cpu_count()} CPU cores, {hours:.1f} h in all, seedling; {versions}; code {out.name}."
+    return f"{date.today()}, seedling, code {mark}; {seconds(found) / 3600:.1f} h of one core; {versions}"
+
+
+def seconds(found: Any) -> float:
+    """What these results took, together."""
+    if isinstance(found, dict):
+        return float(found["wall"]) if "wall" in found else sum(map(seconds, found.values()))
+    return sum(map(seconds, found)) if isinstance(found, list) else 0.0
+
+
+def put(page: str, title: str, text: str) -> str:
+    """A page with this section in place of the one of that title, or at the end."""
+    head, *sections = page.rstrip().split("\n## ")
+    new = f"{title}\n\n{text}"
+    places = [i for i, s in enumerate(sections) if s.split("\n")[0] == title]
+    sections = [new if i in places else s for i, s in enumerate(sections)] + ([] if places else [new])
+    return "\n## ".join(s.rstrip() + "\n" for s in (head, *sections))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="two habits, one seed; five contradicting pairs")
     parser.add_argument("--out", type=Path, default=Path("runs/bench-learning"))
-    parser.add_argument("--write", action="store_true", help="put the tables into docs/benchmarks.md")
+    parser.add_argument("--only", nargs="+", metavar="TITLE", help="sections whose titles begin so")
+    parser.add_argument("--write", action="store_true", help="put the sections into docs/benchmarks.md")
     parser.add_argument("--workers", type=int, default=2, help="processes at work at the same time")
     options = parser.parse_args()
     settings, plan = (LIGHT, quick) if options.quick else ("", full)
-    out = options.out / plan.__name__ / code(settings)
-    sections = plan(Site(out, settings))
-    parts: list[str] = []
-    for part in at_once(sections, options.workers):
-        print(f"\n{part}", flush=True)
-        parts.append(part)
-        so_far = "" if len(parts) == len(sections) else f" {len(parts)} of {len(sections)} sections so far."
-        text = "\n\n".join([taken(out) + so_far, *parts]) + "\n"
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "table.md").write_text(text, "utf-8")
+    mark = code(settings)
+    sections = plan(Site(options.out / plan.__name__ / mark, settings))
+    if options.only:
+        sections = [s for s in sections if s.title.startswith(tuple(options.only))]
+    failed = False
+    for title, text in at_once(sections, options.workers, mark):
+        print(f"\n## {title}\n\n{text}", flush=True)
+        failed = failed or text.startswith("**Failed**")
         if options.write:
             page = ROOT / "docs" / "benchmarks.md"
-            page.write_text(page.read_text("utf-8").split(MARK)[0] + f"{MARK}\n\n{text}", "utf-8")
-    if any("**Failed**" in part for part in parts):
+            page.write_text(put(page.read_text("utf-8"), title, text), "utf-8")
+    if failed:
         raise SystemExit(1)
 
 

@@ -26,7 +26,7 @@ WINS = 0.9  # share of replies that show the newer word and none of the older on
 
 
 def conflicts(site: Site, chain: str, pairs: int, seed: int = 1) -> list[Json]:
-    """One chain of ``pairs + 1`` rules; the result of each pair."""
+    """One chain of ``pairs + 1`` rules; what came of the first, then of each against the one before it."""
     language, rule, words = CHAINS[chain]
 
     def newer(said: list[str], i: int) -> float:
@@ -41,10 +41,11 @@ def conflicts(site: Site, chain: str, pairs: int, seed: int = 1) -> list[Json]:
 
         return told
 
-    return lived(site, f"conflict-{chain}", seed, [(words[i], stage(i)) for i in range(pairs + 1)])[1:]
+    return lived(site, f"conflict-{chain}", seed, [(words[i], stage(i)) for i in range(pairs + 1)])
 
 
-def table(pairs: list[Json]) -> str:
+def table(chains: list[list[Json]]) -> str:
+    pairs = [pair for chain in chains for pair in chain[1:]]
     seen = sum(bool(p["conflicts"]) for p in pairs)
     won, masked = (sum(p[k] >= WINS for p in pairs) for k in ("newer", "masked"))
     lines = [

@@ -91,6 +91,6 @@ def table(bad: list[Json], good: list[Json]) -> str:
     lines += [
         "",
         f"Stopped by the probe meant for it: {caught} of {len(bad)}. "
-        f"Good ones (the sequence's) refused: {len(refused)} of {len(good)}{''.join(f'; {r}' for r in refused)}.",
+        f"Good ones (all that were learned in the sections before) refused: {len(refused)} of {len(good)}{''.join(f'; {r}' for r in refused)}.",
     ]
     return "\n".join(lines)
