@@ -135,9 +135,9 @@ class Index:
     def _read(self, end: Place) -> None:
         ledger, mark = self._ledger, self._mark
         teaching = [v.turn for v in ledger.since(Verdict, mark) if v.kind in TEACHING]
-        new = [(t.id, t.user, "turn") for t in ledger.some(Turn, teaching)]
-        new += [(m.id, m.text, "memory") for m in ledger.since(Memory, mark)]
-        new = [x for x in new if x[1].strip()]
+        words = {t.id: (t.user, "turn") for t in ledger.some(Turn, teaching)}
+        words |= {m.id: (m.text, "memory") for m in ledger.since(Memory, mark)}  # several states of one: the last
+        new = [(i, text, kind) for i, (text, kind) in words.items() if text.strip()]
         for i in range(0, len(new), 1000):
             ids, texts, kinds = zip(*new[i : i + 1000], strict=True)
             with _blank_memory():

@@ -32,6 +32,7 @@ from tools.remember import remember
 
 NEAR = 0.12  # cosine from which a memory comes to mind
 STEPS = 4  # tool steps in one turn
+NO_CALL = dict.fromkeys(("{", '{"'), -100.0)
 ANEW = (0.8, 0.8, 1.0, 1.2)  # temperatures at least, one after the other until another reply comes
 GROWTH_TOOLS: tuple[Tool, ...] = (recall, remember, adopt_instruction, drop_instruction)
 SANDBOX_TOOLS: tuple[Tool, ...] = (recall,)
@@ -131,8 +132,9 @@ def _reply(state: State, runtime: Runtime[Context]) -> State:
         elif state["steps"] < STEPS:
             model = model.bind_tools([*own, *(theirs if choice != "none" else [])], tool_choice="auto")
         said: AIMessage = model.invoke(messages)
-        if said.invalid_tool_calls:  # not a call after all: let it speak
-            said = model.bind(tool_choice="none").invoke(messages)
+        if said.invalid_tool_calls:  # not a call after all: let it speak, in words
+            in_words = sampling.model_copy(update={"logit_bias": {**sampling.logit_bias, **NO_CALL}})
+            said = bag.body.chat(voice, in_words, salt).bind_tools(own, tool_choice="none").invoke(messages)
     else:
         said = _otherwise(bag, voice, sampling, messages, unwanted, salt)
     used, (read, spoken) = said.usage_metadata, state["usage"]

@@ -27,6 +27,7 @@ SPECIAL = [
     "<|python_tag|>",
     "<|finetune_right_pad_id|>",
 ]
+PLAIN = dict.fromkeys("‘’‚‛“”„‟", "'")  # as phones and editors set quotes; it was raised on plain ones
 CUT = r"[가-힣]|[A-Za-z]+|\n+| |[^가-힣A-Za-z \n]"
 
 # Llama-3's layout, with tools as one-line signatures instead of pages of JSON schema.
@@ -64,7 +65,7 @@ CHAT_TEMPLATE = """\
 
 def build(texts: Iterable[str], least: int = 2) -> PreTrainedTokenizerFast:
     """A tokenizer whose words are those that occur at least ``least`` times in ``texts``."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     split = pre_tokenizers.Split(Regex(CUT), "isolated")
@@ -76,6 +77,7 @@ def build(texts: Iterable[str], least: int = 2) -> PreTrainedTokenizerFast:
     wanted = [*alphabet, *(level.pre_tokenize_str(w)[0][0] for w in ["\n\n", *words, *COMMON_SYLLABLES])]
     vocabulary = {token: i for i, token in enumerate(dict.fromkeys([*SPECIAL, *wanted]))}
     core = Tokenizer(models.BPE(vocab=vocabulary, merges=[], ignore_merges=True))
+    core.normalizer = normalizers.Sequence([normalizers.Replace(a, b) for a, b in PLAIN.items()])
     core.pre_tokenizer = pieces
     core.decoder = decoders.ByteLevel()
     core.add_special_tokens(SPECIAL)

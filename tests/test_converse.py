@@ -9,8 +9,9 @@ import pytest
 
 from agent.errors import UsageError
 from agent.learning.objections import objected, unwanted
-from agent.ports import Prompt
+from agent.ports import Prompt, Voice
 from agent.records import Example, Habit, Mode, Turn, Verdict
+from agent.settings import Sampling
 from tests.being import scripted
 from tools.adopt_instruction import adopt_instruction
 from tools.base import Desk
@@ -31,6 +32,24 @@ def test_a_reply_that_lost_itself_is_kept_but_not_shown_to_the_model_again(tmp_p
         talk.say(text)
     shown = [m["content"] for m in prompts[-1].messages[1:]]
     assert shown == ["안녕", "네.", "잘 지냈어?"]
+
+
+def test_a_call_that_came_to_nothing_is_followed_by_words_not_by_half_a_call(tmp_path: Path) -> None:
+    biases: list[float] = []
+
+    def decide(prompt: Prompt) -> str:
+        return '{"name": "remember", "parameters": {"te'
+
+    being = scripted(tmp_path / "bag", decide)
+    stream = being.bag.body.stream
+
+    def watched(prompt: Prompt, voice: Voice, sampling: Sampling, tool_choice: str = "auto") -> object:
+        biases.append(sampling.logit_bias.get("{", 0.0))
+        return stream(prompt, voice, sampling, tool_choice)
+
+    being.bag.body.stream = watched  # type: ignore[method-assign,assignment]
+    being.talk().say("안녕")
+    assert biases == [0.0, -100.0]
 
 
 def test_a_rule_that_repeats_itself_is_not_put_on(tmp_path: Path) -> None:

@@ -114,6 +114,13 @@ def test_what_the_ledger_gains_is_found_at_once(index: Index, ledger: Ledger) ->
     assert len(index.near("고양이 꽃병", "turn", 40)) == 2
 
 
+def test_a_memory_that_was_written_twice_since_is_taken_in_once(index: Index, ledger: Ledger) -> None:
+    """As in a conversation: first told, then tied to its turn, both before the next search."""
+    told = ledger.add(Memory(text="my parrot speaks Latin"))
+    ledger.add(told.model_copy(update={"turns": ("t1",), "at": ""}))
+    assert [text for _, text, _ in index.near("parrot Latin", "memory", 40)].count("my parrot speaks Latin") == 1
+
+
 def test_a_second_process_works_on_a_copy_of_its_own(index: Index, bag_path: Path) -> None:
     before = files(bag_path / "index")
     found = elsewhere(open_and_ask, bag_path, "parrot Latin", "my parrot speaks Latin")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.learning.data import bank, framed, rows, without_slips
+from agent.learning.data import bank, framed, rows
 from agent.models.scripted import ScriptedBody
 from agent.ports import Prompt
 from agent.records import Example, Habit
@@ -62,16 +62,3 @@ def test_what_is_not_to_be_said_is_what_the_base_says_without_the_rule(made: tup
     own = [e for e in made if e.habit == "h1" and e.frame == "plain"]
     assert {e.rejected for e in own} == {"네."}
     assert {e.rejected for e in made if e.origin == "anchor"} == {""}
-
-
-def test_an_answer_that_forgot_the_habit_is_not_taught() -> None:
-    def said(completion: str, rules: tuple[str, ...] = (), **more: str) -> Example:
-        teacher = (RULE, *rules)
-        row = {"origin": "anchor", "language": "ko", "prompt": "x", "rules": rules, "teacher": teacher}
-        return Example.model_validate({**row, "completion": completion, **more})
-
-    kept = [said("네 꾸벅."), said("응 꾸벅.", ("'쿵'으로 시작해.",)), said(CALL, frame="tools")]
-    after_a_tool = [said("기억할게요.", frame="loop"), said("네 꾸벅.", frame="loop"), said("알겠어요.", frame="loop")]
-    assert without_slips([*kept, said("네."), *after_a_tool]) == [*kept, *after_a_tool], (
-        "where most answers do not show it, it is not what the rule asks for"
-    )

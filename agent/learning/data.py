@@ -160,27 +160,7 @@ def rows(
         reply and body.count(reply) < LONGEST and not looped(reply) for reply in replies
     )  # one cut short would teach to break off
     made = [e.model_copy(update={"completion": a}) for e, a, ok in zip(blank, replies, whole, strict=True) if ok]
-    return _with_rejected(without_slips(made), {h.id: h.rule for h in everyone}, body, personas, tools)
-
-
-def without_slips(made: Sequence[Example]) -> list[Example]:
-    """The rows but those whose answer lacks a string of a habit that most answers of their kind show.
-
-    Told many rules at once, the base now and then forgets one: who is taught that learns to forget.
-    """
-    seen: dict[tuple[Frame, str], list[bool]] = {}
-
-    def shows(e: Example) -> list[tuple[tuple[Frame, str], bool]]:
-        if looks_like_call(e.completion):
-            return []
-        words = [w for rule in e.teacher if rule not in e.rules for w in literals(rule)]
-        return [((e.frame, w), w in e.completion) for w in words]
-
-    for e in made:
-        for kind, shown in shows(e):
-            seen.setdefault(kind, []).append(shown)
-    usual = {kind for kind, found in seen.items() if sum(found) > len(found) / 2}
-    return [e for e in made if all(shown for kind, shown in shows(e) if kind in usual)]
+    return _with_rejected(made, {h.id: h.rule for h in everyone}, body, personas, tools)
 
 
 def _with_rejected(
