@@ -64,10 +64,13 @@ class Bag:
         return Selves(self.ledger, self.path, self.settings, lambda: self.body)
 
     def keep(self, turn: Turn) -> Turn:
-        """Record a turn, or another reply in one: ledger first, then the export, which can be rebuilt."""
-        anew = bool(turn.id)
+        """Record a turn, or a newer state of one: ledger first, then the export, which can be rebuilt.
+
+        One without a reply, yet or for good, is in the ledger alone.
+        """
+        anew = bool(turn.id) and bool(self.ledger.get(Turn, turn.id).reply)
         turn = self.ledger.add(turn)
-        if self.settings.sync.auto_save:
+        if self.settings.sync.auto_save and turn.reply:
             try:
                 if anew:
                     self.export(turn.at[:10])
@@ -93,7 +96,7 @@ class Bag:
         """Write a day's JSONL file anew from the ledger; ``day`` is YYYY-MM-DD."""
         with self._day(day) as file:
             file.truncate(0)
-            file.writelines(_line(t) for t in self.ledger.all(Turn, day=day) if t.user)
+            file.writelines(_line(t) for t in self.ledger.all(Turn, day=day) if t.user and t.reply)
 
     @contextmanager
     def _day(self, day: str) -> Iterator[IO[str]]:

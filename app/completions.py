@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import Headers
 
 from agent.errors import HabitusError, NotFoundError, UsageError
-from agent.records import Self
+from agent.records import Self, Turn
 from agent.settings import Sampling
 from app.conversation import Brought, Conversation, new_thread
 from app.threads import Threads
@@ -199,15 +199,15 @@ class Door:
         """Who can be talked with."""
         return [GROWTH, SANDBOX, *(s.id for s in self._habitus.bag.ledger.all(Self))]
 
-    def opened(self, asked: Asked, said: Parted, headers: Headers) -> tuple[Conversation, bool]:
-        """The conversation that is meant, and whether another reply to what was said last is wanted."""
+    def opened(self, asked: Asked, said: Parted, headers: Headers) -> tuple[Conversation, str]:
+        """The conversation that is meant, and the turn in which another reply is wanted."""
         habitus = self._habitus
         if asked.model == GROWTH:
             place = self._threads.place(said.history, said.user, headers.get(THREAD, ""), headers.get(CHAT, ""))
             return Conversation(habitus, place.thread or new_thread(), "growth"), place.again
         if asked.model == SANDBOX:
-            return Conversation(habitus, new_thread(), "sandbox"), False
-        return Conversation(habitus, new_thread(), "sandbox", habitus.bag.selves.get(asked.model).id), False
+            return Conversation(habitus, new_thread(), "sandbox"), ""
+        return Conversation(habitus, new_thread(), "sandbox", habitus.bag.selves.get(asked.model).id), ""
 
     def begin(self, asked: Asked, headers: Headers) -> Begun:
         """What is to be said, to whom. Having the reply takes as long as the model does.
@@ -249,9 +249,10 @@ class Door:
         def reply(show: Callable[[str], None] | None) -> State:
             if not again or said.exchange:
                 return conversation.answer(said.user, show, brought)
-            last = self._habitus.bag.thread(conversation.thread)[-1]
-            found = conversation.answer(said.user, None, brought, last.reply)
-            if show:  # not piece by piece: a draw that says the same is drawn again
+            last = self._habitus.bag.ledger.get(Turn, again)
+            heed = (lambda _: show("")) if show else None  # not piece by piece: what says the same is drawn again
+            found = conversation.answer(said.user, heed, brought, last.reply, again)
+            if show:
                 show(found["reply"])
             return found
 
@@ -263,10 +264,12 @@ class Door:
 
         def show(piece: str) -> None:
             _leave(gone)
-            loop.call_soon_threadsafe(queue.put_nowait, piece)
+            if piece:
+                loop.call_soon_threadsafe(queue.put_nowait, piece)
 
         def work() -> None:
             try:
+                _leave(gone)  # while it waited for its turn
                 end: Any = reply(show)
             except BaseException as error:
                 end = error

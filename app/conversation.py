@@ -33,6 +33,10 @@ class _Aloud(BaseCallbackHandler):
     def __init__(self, show: Show) -> None:
         self._show = show
 
+    def on_llm_end(self, response: Any, **kwargs: Any) -> None:
+        """Before its tools do anything: a call says no word aloud."""
+        self._show("")
+
     def on_llm_new_token(self, token: str | list[str | dict[str, Any]], **kwargs: Any) -> None:
         if token and isinstance(token, str):
             self._show(token)
@@ -64,8 +68,10 @@ class Conversation:
         """One turn; ``show`` receives the reply piece by piece, and ends it by raising."""
         return self._turn(self.answer(text, show, Brought()))
 
-    def answer(self, text: str, show: Show | None, brought: Brought, unwanted: str | None = None) -> converse.State:
-        """One turn as the graph left it."""
+    def answer(
+        self, text: str, show: Show | None, brought: Brought, unwanted: str | None = None, instead: str = ""
+    ) -> converse.State:
+        """One turn as the graph left it; another than the ``unwanted`` reply, which stands in turn ``instead``."""
         if not text.strip():
             raise UsageError("There is nothing to answer.", "Say something.")
         state: Json = {
@@ -73,6 +79,7 @@ class Conversation:
             "mode": self.mode,
             "user": text,
             "unwanted": unwanted,
+            "instead": instead,
             "aside": brought.system,
             "sampling": dict(brought.sampling),
             "tools": list(brought.tools),
@@ -110,7 +117,8 @@ class Conversation:
     def again(self, show: Show | None = None) -> Json:
         """Another reply to what was said last, shown whole. The first is kept as one that was not wanted."""
         user, turn = self._last()
-        found = self._turn(self.answer(user, None, Brought(), turn.reply if turn else self._history[-1][1]))
+        reply, ref = (turn.reply, turn.id) if turn else (self._history[-1][1], "")
+        found = self._turn(self.answer(user, None, Brought(), reply, ref))
         if show:  # not piece by piece: a draw that says the same is drawn again
             show(found["reply"])
         return found

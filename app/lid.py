@@ -33,7 +33,7 @@ def lifted(habitus: Habitus, text: str, thread: str = "") -> Json:
     mask, voice = bag.selves.dressed(who, language)
     memories = [found for _, found, _ in bag.index.near(text, "memory", 3, least=converse.NEAR)]
     system = converse.system_text(mask, language, memories)
-    told = converse.history(bag, thread, False)[-bag.settings.model.history :] if thread else []
+    told = converse.history(bag, thread)[-bag.settings.model.history :] if thread else []
     messages = converse.fitting(bag, system, [*mask.few_shot, *told], [HumanMessage(text)])
     tools = [t.schema() for t in converse.toolbox("growth", bool(converse.standing(bag, who, language)))]
     prompt = Prompt(tuple(map(to_message, messages)), tuple(tools))

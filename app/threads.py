@@ -20,7 +20,16 @@ class Place(NamedTuple):
     """Where a history stands in what is recorded."""
 
     thread: str  # empty: nowhere, a new one begins
-    again: bool = False  # its message is the one that was said last there: another reply is wanted
+    again: str = ""  # the turn said last there, where it is the one that is asked: another reply is wanted
+
+
+class _End(NamedTuple):
+    """How a thread ends."""
+
+    digest: str  # of all that was said
+    asked: tuple[str, str]  # the digest before its last turn, and what was said in that
+    turn: str
+    open: bool  # the reply to that is yet to come, or was broken off
 
 
 class Threads:
@@ -28,16 +37,17 @@ class Threads:
 
     def __init__(self, bag: Bag) -> None:
         self._bag, self._mark, self._lock = bag, START, threading.Lock()
-        self._ends: dict[str, str] = {}  # digest of a whole conversation → thread
-        self._asked: dict[tuple[str, str], str] = {}  # digest of all but its last turn, and what was said in that
-        self._keys: dict[str, tuple[str, tuple[str, str]]] = {}  # both, of each thread
+        self._known: dict[str, _End] = {}
+        self._ends: dict[str, list[str]] = {}  # threads by what they end with, the latest at the end
+        self._asked: dict[tuple[str, str], list[str]] = {}  # … by what their last turn was said after, and its words
 
     def place(self, history: Sequence[Pair], user: str, named: str = "", likely: str = "") -> Place:
         """The conversation that ends where ``history`` does, or ends with a reply to ``user`` right after it.
 
         The longest recorded beginning counts, so that a reply that was cut off, which nobody recorded, is passed
         over. One that goes on otherwise than was recorded is a branch: a new thread. The same first words are no
-        sign that the same conversation is meant.
+        sign that the same conversation is meant. Where one conversation ends so and another went on with the same
+        words, the first is meant: two people may say the same.
 
         Args:
             named: the thread, where the client knows it; only whether another reply is wanted is asked.
@@ -47,15 +57,19 @@ class Threads:
         digests = _digests(history)
         with self._lock:
             self._refresh()
-            known = self._keys.get(named or likely)
-            again = known is not None and known[1] == (digests[-1], user.strip())
-            if named or again:
-                return Place(named or likely, again)
-            if history and (thread := self._asked.get((digests[-1], user.strip()))):
-                return Place(thread, again=True)
+            known, asked = self._known.get(named or likely), (digests[-1], user.strip())
+            if known and known.asked == asked:
+                return Place(named or likely, "" if known.open else known.turn)
+            if named:
+                return Place(named)
+            same = self._asked.get(asked, [])
+            if open_ := [t for t in same if self._known[t].open]:
+                return Place(open_[-1])
+            if history and same and not self._ends.get(digests[-1]):
+                return Place(same[-1], self._known[same[-1]].turn)
             for digest in reversed(digests[1:]):
-                if thread := likely if known and digest == known[0] else self._ends.get(digest, ""):
-                    return Place(thread)
+                if ending := self._ends.get(digest):
+                    return Place(likely if likely in ending else ending[-1])
             return Place("" if known else likely)
 
     def _refresh(self) -> None:
@@ -68,14 +82,15 @@ class Threads:
         if self._mark == START:
             changed.reverse()  # where two conversations were the same, the later one counts
         for thread in changed:
-            if known := self._keys.pop(thread, None):
-                self._ends.pop(known[0], None)
-                self._asked.pop(known[1], None)
-            pairs = [(t.user, t.reply) for t in self._bag.thread(thread)]
-            if pairs:
-                *_, before, last = _digests(pairs)
-                self._keys[thread] = (last, (before, pairs[-1][0].strip()))
-                self._ends[last] = self._asked[self._keys[thread][1]] = thread
+            if known := self._known.pop(thread, None):
+                self._ends[known.digest].remove(thread)
+                self._asked[known.asked].remove(thread)
+            if turns := self._bag.thread(thread):
+                last, said = turns[-1], _digests([(t.user, t.reply) for t in turns if t.reply])
+                asked = (said[-2] if last.reply else said[-1], last.user.strip())
+                now = self._known[thread] = _End(said[-1], asked, last.id, not last.reply)
+                self._ends.setdefault(now.digest, []).append(thread)
+                self._asked.setdefault(now.asked, []).append(thread)
         self._mark = end
 
 

@@ -44,7 +44,8 @@ class State(TypedDict, total=False):
     thread: str
     mode: Mode
     user: str
-    unwanted: str | None  # the reply to what was said last, when another is wanted in its place
+    unwanted: str | None  # a reply, when another is wanted in its place
+    instead: str  # the turn in which it stands
     mask: dict[str, Any]  # sandbox only: the mask worn in this process
     who: str  # sandbox only: another self than the one that speaks now
     history: list[tuple[str, str]]  # what was said before, where it is not the ledger's to tell
@@ -57,8 +58,6 @@ class State(TypedDict, total=False):
     memories: list[str]
     exchange: list[BaseMessage]
     calls: list[dict[str, Any]]
-    told: list[str]  # habits this turn is evidence of
-    noted: list[str]  # memories that were told in it
     steps: int
     reply: str
     asked: list[dict[str, Any]]  # calls for the client to carry out
@@ -92,9 +91,8 @@ def _recall(state: State, runtime: Runtime[Context]) -> State:
         "memories": [text for _, text, _ in found],
         "exchange": state.get("brought", []),
         "calls": _carried_out(state.get("brought", [])),
-        "told": [],
-        "noted": [],
         "steps": 0,
+        "turn": "",
         "usage": (0, 0),
         "asked": [],
         "ended": True,
@@ -115,7 +113,7 @@ def _reply(state: State, runtime: Runtime[Context]) -> State:
     mask, voice = bag.selves.dressed(who, language)
     sampling = bag.selves.sampling(who).model_copy(update=state.get("sampling", {}))
     unwanted = state.get("unwanted")
-    pairs = state["history"] if "history" in state else history(bag, state["thread"], unwanted is not None)
+    pairs = state["history"] if "history" in state else history(bag, state["thread"], state.get("instead", ""))
     pairs = (
         [*mask.few_shot, *pairs[-bag.settings.model.history :]] if bag.settings.model.history else list(mask.few_shot)
     )
@@ -191,10 +189,11 @@ def _narrowed(tool: Tool, user: str, stands: Sequence[str]) -> dict[str, Any]:
     return tool.schema()
 
 
-def history(bag: Bag, thread: str, anew: bool) -> list[tuple[str, str]]:
-    turns = bag.thread(thread)
+def history(bag: Bag, thread: str, before: str = "") -> list[tuple[str, str]]:
+    """What was said in a thread (before a turn), as the model is shown it."""
+    turns = [t for t in bag.thread(thread) if not before or int(t.id[1:]) < int(before[1:])]
     # a reply that lost itself in a loop would draw the next one in
-    return [(t.user, t.reply) for t in (turns[:-1] if anew else turns) if not looped(t.reply) and not _took_back(t)]
+    return [(t.user, t.reply) for t in turns if t.reply and not looped(t.reply) and not _took_back(t)]
 
 
 def _took_back(turn: Turn) -> bool:
@@ -222,51 +221,67 @@ def _use_tools(state: State, runtime: Runtime[Context]) -> State:
     said = state["exchange"][-1]
     assert isinstance(said, AIMessage)
     calls, messages = list(state["calls"]), list(state["exchange"])
-    for asked in said.tool_calls:
-        known = by_name.get(asked["name"])
-        call = (
-            known.call(desk, asked["args"])
-            if known
-            else Call(name=asked["name"], arguments=asked["args"], result="error: no such tool")
+    turn = state["turn"]
+    try:
+        for asked in said.tool_calls:
+            known = by_name.get(asked["name"])
+            call = (
+                known.call(desk, asked["args"])
+                if known
+                else Call(name=asked["name"], arguments=asked["args"], result="error: no such tool")
+            )
+            calls.append(call.model_dump())
+            messages.append(ToolMessage(call.result, tool_call_id=asked["id"] or "", name=call.name))
+            runtime.context.progress("tool", {"name": call.name, "arguments": call.arguments, "result": call.result})
+    finally:  # what it did stands with the words that led to it, even if no reply comes: so it can be erased
+        if desk.told or desk.noted or any(c["name"] == drop_instruction.name and c["result"] == "ok" for c in calls):
+            turn = _begun(bag, {**state, "calls": calls}, "").id
+            _tie(bag, desk, turn)
+    return {"exchange": messages, "calls": calls, "steps": state["steps"] + 1, "turn": turn}
+
+
+def _begun(bag: Bag, state: State, reply: str) -> Turn:
+    """The turn as far as it has come, recorded; its reply may be yet to come. One that was broken off is gone on with."""
+    last = next(reversed(bag.thread(state["thread"])), None)
+    ref = state["turn"] or (last.id if last and not last.reply and last.user == state["user"] else "")
+    before = bag.ledger.get(Turn, ref) if ref else Turn(thread=state["thread"], user=state["user"], reply="")
+    calls = [Call.model_validate(c) for c in state["calls"]]
+    if not before.user:  # erased meanwhile
+        return before
+    return bag.keep(
+        before.model_copy(
+            update={
+                "reply": reply,
+                "tool_calls": (*(c for c in before.tool_calls if c not in calls), *calls),
+                "self_name": state["self_name"],
+                "model": bag.settings.model.name,
+                "rules": tuple(state["rules"]),
+            }
         )
-        calls.append(call.model_dump())
-        messages.append(ToolMessage(call.result, tool_call_id=asked["id"] or "", name=call.name))
-        runtime.context.progress("tool", {"name": call.name, "arguments": call.arguments, "result": call.result})
-    return {
-        "exchange": messages,
-        "calls": calls,
-        "told": [*state["told"], *(h.id for h in desk.told)],
-        "noted": [*state["noted"], *(m.id for m in desk.noted)],
-        "steps": state["steps"] + 1,
-    }
+    )
+
+
+def _tie(bag: Bag, desk: Desk, turn: str) -> None:
+    """What was told and noted rests on this turn."""
+    for habit in (bag.ledger.get(Habit, h.id) for h in desk.told):
+        if turn not in habit.evidence:
+            bag.ledger.add(habit.model_copy(update={"evidence": (*habit.evidence, turn), "at": ""}))
+    for memory in (bag.ledger.get(Memory, m.id) for m in desk.noted):
+        if turn not in memory.turns:
+            bag.ledger.add(memory.model_copy(update={"turns": (*memory.turns, turn), "at": ""}))
 
 
 def _record(state: State, runtime: Runtime[Context]) -> State:
     bag = runtime.context.bag
     if state["mode"] == "sandbox":
         return {"turn": ""}
-    if state.get("unwanted") is not None:
-        before = bag.thread(state["thread"])[-1]
+    if state.get("unwanted") is None:
+        return {"turn": _begun(bag, state, state["reply"]).id}
+    before = bag.ledger.get(Turn, state["instead"])
+    if before.user:  # not erased meanwhile
         said = {"reply": state["reply"], "self_name": state["self_name"], "rules": tuple(state["rules"])}
-        return {"turn": bag.keep(before.model_copy(update=said)).id}
-    turn = bag.keep(
-        Turn(
-            thread=state["thread"],
-            user=state["user"],
-            reply=state["reply"],
-            tool_calls=tuple(Call.model_validate(c) for c in state["calls"]),
-            self_name=state["self_name"],
-            model=bag.settings.model.name,
-            rules=tuple(state["rules"]),
-        )
-    )
-    for ref in state["told"]:
-        habit = bag.ledger.get(Habit, ref)
-        bag.ledger.add(habit.model_copy(update={"evidence": (*habit.evidence, turn.id), "at": ""}))
-    for ref in state["noted"]:
-        memory = bag.ledger.get(Memory, ref)
-        bag.ledger.add(memory.model_copy(update={"turns": (*memory.turns, turn.id), "at": ""}))
-    return {"turn": turn.id}
+        bag.keep(before.model_copy(update=said))
+    return {"turn": before.id}
 
 
 def _next(state: State) -> str:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import UsageError
+from agent.errors import ModelError, UsageError
 from agent.learning.objections import objected, unwanted
 from agent.ports import Prompt, Voice
-from agent.records import Example, Habit, Mode, Turn, Verdict
+from agent.records import Example, Habit, Memory, Mode, Turn, Verdict
 from agent.settings import Sampling
 from tests.being import scripted
 from tools.adopt_instruction import adopt_instruction
@@ -59,6 +59,33 @@ def test_a_rule_that_repeats_itself_is_not_put_on(tmp_path: Path) -> None:
     assert call.result.startswith("error")
     assert bag.ledger.all(Habit) == []
     assert adopt_instruction.call(desk, {"rule": "나를 '민지'라고 불러 줘."}).result == "ok"
+
+
+def test_what_a_tool_did_rests_on_its_turn_even_if_no_reply_comes(tmp_path: Path) -> None:
+    """Else nobody could erase it."""
+    broken = True
+
+    def decide(prompt: Prompt) -> str:
+        if prompt.messages[-1]["role"] != "tool":
+            return '{"name": "remember", "parameters": {"text": "내 비밀은 호랑이야"}}'
+        if broken:
+            raise ModelError("The server is gone.")
+        return "기억할게요."
+
+    being = scripted(tmp_path / "bag", decide)
+    talk = being.talk()
+    with pytest.raises(ModelError):
+        talk.say("내 비밀은 호랑이야")
+    (turn,) = being.bag.ledger.all(Turn)
+    (memory,) = being.bag.ledger.all(Memory)
+    assert (turn.reply, memory.turns) == ("", (turn.id,))
+    assert not list((tmp_path / "bag" / "turns").glob("*")), "no material without a reply"
+    broken = False
+    assert talk.say("내 비밀은 호랑이야")["turn_id"] == turn.id, "said again, it goes on"
+    (turn,) = being.bag.ledger.all(Turn)
+    assert (turn.reply, len(turn.tool_calls)) == ("기억할게요.", 1)
+    assert unwanted(being.bag, turn) == ""
+    assert being.erase(turn.id)["memories"] == [memory.id]
 
 
 def numbered() -> Callable[[Prompt], str]:

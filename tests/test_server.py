@@ -18,7 +18,7 @@ import uvicorn
 
 from agent.errors import ConflictError, UsageError
 from agent.ports import Prompt
-from agent.records import Turn
+from agent.records import Memory, Turn
 from app.habitus import Habitus
 from app.server import build, serve
 from tests.being import scripted
@@ -249,6 +249,76 @@ def test_a_clients_own_tool_is_called_by_the_client(spoken: Make) -> None:
         door.client.chat.completions.create(model="habitus", messages=messages[:1], tools=[TOOL], stream=True)
     )
     assert streamed[1].choices[0].delta.tool_calls[0].function.name == "weather"
+
+
+def test_what_it_remembered_before_a_clients_tool_belongs_to_the_turn(spoken: Make) -> None:
+    def decide(prompt: Prompt) -> str:
+        if prompt.messages[-1]["role"] == "user":
+            return '{"name": "remember", "parameters": {"text": "나는 서울에 살아"}}'
+        if prompt.messages[-1].get("name") == "remember":
+            return '{"name": "weather", "parameters": {"city": "서울"}}'
+        return "맑아요."
+
+    door = spoken(decide)
+    messages: Any = [{"role": "user", "content": "나는 서울에 살아, 날씨 어때?"}]
+    first = door.client.chat.completions.create(model="habitus", messages=messages, tools=[TOOL]).choices[0]
+    (call,) = first.message.tool_calls
+    messages += [first.message, {"role": "tool", "tool_call_id": call.id, "content": "맑음"}]
+    door.client.chat.completions.create(model="habitus", messages=messages, tools=[TOOL])
+    (turn,) = door.turns
+    assert (turn.reply, [c.name for c in turn.tool_calls]) == ("맑아요.", ["remember", "weather"])
+    (memory,) = door.being.bag.ledger.all(Memory)
+    assert memory.turns == (turn.id,)
+
+
+def test_a_client_that_has_left_changes_nothing_any_more(spoken: Make) -> None:
+    def slow(prompt: Prompt) -> str:
+        time.sleep(0.8)
+        return '{"name": "adopt_instruction", "parameters": {"rule": "끝에 \'멍\'을 붙여 줘."}}'
+
+    door = spoken(slow)
+    body = {"model": "habitus", "messages": [{"role": "user", "content": "끝에 '멍'을 붙여 줘"}]}
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{door.url}/v1/chat/completions", json=body, timeout=0.3)
+    time.sleep(1.5)
+    assert door.being.bag.selves.current().mask.rules == ()
+    assert door.turns == []
+
+
+def test_another_reply_replaces_the_one_that_was_meant_whatever_is_said_meanwhile(spoken: Make) -> None:
+    said = counted()
+
+    def decide(prompt: Prompt) -> str:
+        text = said(prompt)
+        if text == "답 3":
+            time.sleep(1)
+        return text
+
+    door = spoken(decide)
+    door.say("하나")
+    door.say("하나", "답 1", "둘")
+    again = threading.Thread(target=lambda: door.say("하나", "답 1", "둘"))
+    again.start()
+    time.sleep(0.4)
+    door.say("하나", "답 1", "둘", "답 2", "셋")
+    again.join()
+    assert [(t.user, t.reply) for t in sorted(door.turns, key=lambda t: t.id)] == [
+        ("하나", "답 1"), ("둘", "답 3"), ("셋", "답 4"),
+    ]  # fmt: skip
+
+
+def test_two_people_may_say_the_same(spoken: Make) -> None:
+    door = spoken(lambda prompt: "네.")
+    for _ in range(2):
+        door.say("안녕")
+    for _ in range(2):
+        door.say("안녕", "네.", "뭐 해?")
+    for secret in ("이쪽의 비밀", "저쪽의 비밀"):
+        door.say("안녕", "네.", "뭐 해?", "네.", secret)
+    threads: dict[str, list[str]] = {}
+    for turn in sorted(door.turns, key=lambda t: t.id):
+        threads.setdefault(turn.thread, []).append(turn.user)
+    assert sorted(threads.values()) == [["안녕", "뭐 해?", "이쪽의 비밀"], ["안녕", "뭐 해?", "저쪽의 비밀"]]
 
 
 def test_its_own_tools_stay_inside(spoken: Make) -> None:
