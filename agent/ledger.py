@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -253,9 +254,11 @@ class Ledger:
             row = connection.exec_driver_sql("SELECT digest FROM rows WHERE seq=?", (place[0],)).first()
         return bool(row and row[0] == place[1])
 
-    def since(self, kind: type[R], place: Place) -> list[R]:
-        """Every row of a kind written after ``place``, in the order it was written."""
-        return self._select(kind, "seq>? AND +kind=? ORDER BY seq", (place[0], kind.__name__))  # + keeps to seq
+    def since(self, kind: type[R], place: Place, until: Place | None = None) -> list[R]:
+        """Every row of a kind written after ``place`` (up to ``until``), in the order it was written."""
+        last = until[0] if until else sys.maxsize
+        where = "seq>? AND seq<=? AND +kind=? ORDER BY seq"  # + keeps to seq
+        return self._select(kind, where, (place[0], last, kind.__name__))
 
     def rows(self, kind: type[R]) -> list[R]:
         """Every row of a kind in the order it was written."""

@@ -59,6 +59,7 @@ class Selves:
     def __init__(self, ledger: Ledger, bag: Path, settings: Settings, body: Callable[[], Body]) -> None:
         self._ledger, self._bag, self._settings, self._body = ledger, bag, settings, body
         self._known: dict[Path, tuple[float, str]] = {}
+        self._settled = False  # this process's settings have been put on, or are the ones worn
 
     def current(self) -> Self:
         """The self that speaks now. An unborn being's is not recorded before something is."""
@@ -71,14 +72,24 @@ class Selves:
         ).model_copy(update={"id": "self-0001"})
 
     def refresh(self) -> Self:
-        """The current self, recorded, and renewed first when settings or an adapterless base have changed."""
-        now = self._born()
+        """The current self, recorded, and renewed first when settings or an adapterless base have changed.
+
+        Settings are put on once in a process: of two that have read different ones, the later to start has its way.
+        """
         wanted = sampling(self._settings).model_dump(mode="json")
-        base = self._body().digest
-        if now.base != base and now.parts:
-            raise _foreign(now)
-        if now.base != base or now.sampling != wanted or now.template != self._settings.model.template:
-            return self._speak(self._made(now.mask, now.parts, Phrase("settings"), base))
+        base, template = self._body().digest, self._settings.model.template
+
+        def renewed(now: Self) -> Self:
+            if now.base != base and now.parts:
+                raise _foreign(now)
+            if now.base == base and (self._settled or (now.sampling == wanted and now.template == template)):
+                return now
+            return now.model_copy(update={"base": base, "sampling": wanted, "template": template})
+
+        now = self._born()
+        if renewed(now) != now:
+            now = self._change(renewed, Phrase("settings"))
+        self._settled = True
         return now
 
     def get(self, name: str) -> Self:
@@ -224,8 +235,12 @@ class Selves:
                 self._body().ready(voice)
 
     def _born(self) -> Self:
-        now = self.current()
-        return now if self._ledger.last(Speaking) else self._speak(now)
+        if self._ledger.last(Speaking) is None:
+            with self._ledger.together() as add:
+                if self._ledger.last(Speaking) is None:
+                    first = add(self.current())
+                    add(Speaking(self_name=first.id, cause=first.cause))
+        return self.current()
 
     def _made(self, mask: Mask, parts: tuple[Part, ...], cause: str, base: str) -> Self:
         """A self in hand, not yet recorded."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import threading
 import time
 import uuid
@@ -22,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import Headers
 
 from agent.errors import HabitusError, NotFoundError, UsageError
+from agent.models.grammar import flaw
 from agent.records import Self, Turn
 from agent.settings import Sampling
 from app.conversation import Brought, Conversation, new_thread
@@ -42,31 +44,91 @@ CHAT = "x-openwebui-chat-id"  # Open WebUI names its conversations, where it is 
 LEFT_OUT = "x-habitus-left-out"  # what a client brought and this model has no room for
 
 
+def whole(text: str) -> str:
+    """A text cut in the middle of an emoji holds half a character, which nothing can write."""
+    return text.encode("utf-8", "replace").decode()
+
+
+class Part(BaseModel):
+    """A piece of a message: words or a picture."""
+
+    model_config = ConfigDict(extra="ignore")
+    type: str = "text"
+    text: str | None = None
+    image_url: str | Json | None = None
+
+    @property
+    def url(self) -> str:
+        return self.image_url if isinstance(self.image_url, str) else str((self.image_url or {}).get("url") or "")
+
+
+class CalledFunction(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    name: str
+    arguments: str | Json | None = None
+
+
+class ToolCall(BaseModel):
+    """A call that the assistant is said to have made."""
+
+    model_config = ConfigDict(extra="ignore")
+    id: str | None = None
+    function: CalledFunction
+
+
 class Said(BaseModel):
     """One message as clients send it."""
 
     model_config = ConfigDict(extra="ignore")
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[Json] | None = None
-    tool_calls: list[Json] | None = None
-    tool_call_id: str = ""
-    name: str = ""
+    content: str | list[Part] | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+    name: str | None = None
 
     @property
     def text(self) -> str:
         if isinstance(self.content, list):
-            return "\n".join(str(p.get("text", "")) for p in self.content if p.get("type") in ("text", "input_text"))
-        return self.content or ""
+            return "\n".join(whole(p.text or "") for p in self.content if p.type in ("text", "input_text"))
+        return whole(self.content or "")
 
     @property
     def pictures(self) -> tuple[str, ...]:
         parts = self.content if isinstance(self.content, list) else []
-        return tuple(str(p["image_url"]["url"]) for p in parts if p.get("type") == "image_url")
+        return tuple(p.url for p in parts if p.type == "image_url" and p.url)
 
 
 class StreamOptions(BaseModel):
     model_config = ConfigDict(extra="ignore")
-    include_usage: bool = False
+    include_usage: bool | None = False
+
+
+class Function(BaseModel):
+    """What a tool of a client's does."""
+
+    model_config = ConfigDict(extra="ignore")
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    description: str | None = None
+    parameters: Json | None = None
+
+
+class ClientTool(BaseModel):
+    """A tool of a client's own, in OpenAI's form."""
+
+    model_config = ConfigDict(extra="ignore")
+    type: str = "function"
+    function: Function | None = None
+
+
+class Named(BaseModel):
+    name: str
+
+
+class ToolChoice(BaseModel):
+    """The one tool that must be called."""
+
+    model_config = ConfigDict(extra="ignore")
+    function: Named
 
 
 class Asked(BaseModel):
@@ -75,7 +137,7 @@ class Asked(BaseModel):
     model_config = ConfigDict(extra="ignore")
     model: str = GROWTH
     messages: Annotated[list[Said], Field(min_length=1)]
-    stream: bool = False
+    stream: bool | None = False
     stream_options: StreamOptions | None = None
     n: int | None = 1
     max_tokens: int | None = None
@@ -90,8 +152,8 @@ class Asked(BaseModel):
     seed: int | None = None
     stop: str | list[str] | None = None
     logit_bias: dict[str, float] | None = None
-    tools: list[Json] | None = None
-    tool_choice: str | Json | None = None
+    tools: list[ClientTool] | None = None
+    tool_choice: str | ToolChoice | None = None
 
     def sampling(self) -> Json:
         """The values it sets, checked as those of habitus.toml are."""
@@ -106,8 +168,8 @@ class Asked(BaseModel):
         return given
 
     def choice(self) -> str:
-        if isinstance(self.tool_choice, dict):
-            return str(self.tool_choice.get("function", {}).get("name", ""))
+        if isinstance(self.tool_choice, ToolChoice):
+            return self.tool_choice.function.name
         return self.tool_choice or "auto"
 
 
@@ -153,7 +215,8 @@ def parted(messages: list[Said]) -> Parted:
             names |= {c["id"]: c["name"] for c in calls}
             exchange.append(AIMessage("", tool_calls=calls))
         else:
-            exchange.append(ToolMessage(m.text, tool_call_id=m.tool_call_id, name=names.get(m.tool_call_id) or m.name))
+            ref = m.tool_call_id or ""
+            exchange.append(ToolMessage(m.text, tool_call_id=ref, name=names.get(ref) or m.name or ""))
     return Parted(
         system="\n\n".join(m.text for m in messages if m.role in ("system", "developer")),
         history=tuple(history),
@@ -163,13 +226,16 @@ def parted(messages: list[Said]) -> Parted:
     )
 
 
-def _call(raw: Json) -> Json:
-    function = raw.get("function", {})
-    try:
-        arguments = json.loads(function.get("arguments") or "{}")
-    except ValueError as error:
-        raise UsageError("The arguments of {name} are no JSON.", "", name=function.get("name")) from error
-    return {"id": raw.get("id", ""), "name": str(function.get("name", "")), "args": arguments, "type": "tool_call"}
+def _call(made: ToolCall) -> Json:
+    name, arguments = made.function.name, made.function.arguments or {}
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(whole(arguments))
+        except ValueError as error:
+            raise UsageError("The arguments of {name} are no JSON.", "", name=name) from error
+    if not isinstance(arguments, dict):
+        raise UsageError("The arguments of {name} are no JSON object.", "", name=name)
+    return {"id": made.id or "", "name": name, "args": arguments, "type": "tool_call"}
 
 
 class _Gone(Exception):
@@ -220,11 +286,7 @@ class Door:
         said = parted(asked.messages)
         if said.pictures and not self._habitus.bag.body.sees:
             raise UsageError("This model cannot look at pictures.", "Say it in words.")
-        known = {t.name for t in GROWTH_TOOLS}
-        tools = tuple(t for t in asked.tools or () if t.get("type") == "function")
-        if clash := sorted(known & {str(t["function"].get("name")) for t in tools}):
-            raise UsageError("The tool {tool!r} is mine.", "Give yours another name.", tool=clash[0])
-        choice = asked.choice() if tools else "auto"
+        tools, choice, left_out = self._tools(asked)
         room = self._habitus.bag.body.context // 2
         if (long := self._habitus.bag.body.count(said.system)) > room:
             raise UsageError(
@@ -233,8 +295,6 @@ class Door:
                 long=long,
                 room=room,
             )
-        if left_out := choice == "auto" and self._habitus.bag.body.count(json.dumps(tools)) > room:
-            tools = ()
         brought = Brought(
             history=said.history,
             system=said.system,
@@ -256,7 +316,30 @@ class Door:
                 show(found["reply"])
             return found
 
-        return Begun(conversation, reply, "tools" if left_out else "")
+        return Begun(conversation, reply, left_out)
+
+    def _tools(self, asked: Asked) -> tuple[tuple[Json, ...], str, str]:
+        """A client's own tools, which of them is wanted, and which had to be left out.
+
+        Raises:
+            UsageError: one has the name of mine, or is wanted and cannot be had.
+        """
+        body = self._habitus.bag.body
+        given = [t.function for t in asked.tools or () if t.type == "function" and t.function]
+        if clash := sorted({t.name for t in GROWTH_TOOLS} & {f.name for f in given}):
+            raise UsageError("The tool {tool!r} is mine.", "Give yours another name.", tool=clash[0])
+        tools = {f.name: {"type": "function", "function": f.model_dump(exclude_none=True)} for f in given}
+        choice = asked.choice() if given else "auto"
+        if choice not in ("auto", "none", "required", *tools):
+            raise UsageError("There is no tool {tool!r} among those sent.", "", tool=choice)
+        if body.count(json.dumps(list(tools.values()))) > body.context // 2:
+            left_out = "tools"
+        else:
+            left_out = ", ".join(name for name, tool in tools.items() if flaw(tool))
+        kept = () if left_out == "tools" else tuple(t for name, t in tools.items() if name not in left_out.split(", "))
+        if choice not in ("auto", "none") and left_out and (choice != "required" or not kept):
+            raise UsageError("The tools {tools} cannot be called here: too long, or no schema.", "", tools=left_out)
+        return kept, choice if kept else "auto", left_out
 
     async def pieces(self, reply: Reply) -> AsyncIterator[str | State]:
         """The reply piece by piece, and last how the turn ended. Closing it ends the reply."""
@@ -352,7 +435,10 @@ async def _events(
         while isinstance(piece, str):
             yield form.event({"content": piece})
             piece = await anext(pieces)
-    except HabitusError as error:
+    except Exception as error:
+        if not isinstance(error, HabitusError):
+            logging.getLogger("uvicorn.error").exception("a reply broke off")
+            error = unforeseen(error)
         yield f"data: {json.dumps(failure(error), ensure_ascii=False)}\n\n"
         return
     finally:
@@ -415,6 +501,11 @@ def _usage(final: State) -> Json:
 
 def _model(name: str, born: int) -> Json:
     return {"id": name, "object": "model", "created": born, "owned_by": "habitus"}
+
+
+def unforeseen(error: Exception) -> HabitusError:
+    """What nobody thought of, as an error like any other; the server's log has the rest."""
+    return HabitusError("Something went wrong: {reason}.", "The log of `habitus serve` has more.", reason=repr(error))
 
 
 def failure(error: HabitusError) -> Json:

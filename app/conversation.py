@@ -66,7 +66,7 @@ class Conversation:
 
     def say(self, text: str, show: Show | None = None) -> Json:
         """One turn; ``show`` receives the reply piece by piece, and ends it by raising."""
-        return self._turn(self.answer(text, show, Brought()))
+        return self.turn(self.answer(text, show, Brought()))
 
     def answer(
         self, text: str, show: Show | None, brought: Brought, unwanted: str | None = None, instead: str = ""
@@ -102,7 +102,8 @@ class Conversation:
             self._history.append((text, final["reply"]))
         return final
 
-    def _turn(self, final: converse.State) -> Json:
+    def turn(self, final: converse.State) -> Json:
+        """A turn as doors show it."""
         return {
             "thread": self.thread,
             "turn_id": final.get("turn", ""),
@@ -118,7 +119,7 @@ class Conversation:
         """Another reply to what was said last, shown whole. The first is kept as one that was not wanted."""
         user, turn = self._last()
         reply, ref = (turn.reply, turn.id) if turn else (self._history[-1][1], "")
-        found = self._turn(self.answer(user, None, Brought(), reply, ref))
+        found = self.turn(self.answer(user, None, Brought(), reply, ref))
         if show:  # not piece by piece: a draw that says the same is drawn again
             show(found["reply"])
         return found

@@ -34,8 +34,8 @@ def lifted(habitus: Habitus, text: str, thread: str = "") -> Json:
     memories = [found for _, found, _ in bag.index.near(text, "memory", 3, least=converse.NEAR)]
     system = converse.system_text(mask, language, memories)
     told = converse.history(bag, thread)[-bag.settings.model.history :] if thread else []
-    messages = converse.fitting(bag, system, [*mask.few_shot, *told], [HumanMessage(text)])
-    tools = [t.schema() for t in converse.toolbox("growth", bool(converse.standing(bag, who, language)))]
+    tools = converse.own_tools(bag, "growth", who, language, text)
+    messages = converse.fitting(bag, system, [*mask.few_shot, *told], [HumanMessage(text)], tools)
     prompt = Prompt(tuple(map(to_message, messages)), tuple(tools))
     bare = Prompt(tuple(map(to_message, converse.ask_messages(Mask(), text, language))))
     sampling = bag.selves.sampling(who)

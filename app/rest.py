@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
@@ -46,7 +46,7 @@ def routes(habitus: Habitus) -> APIRouter:
     ledger = habitus.bag.ledger
 
     @router.get("/turns")
-    def turns(thread: str = "", limit: int = 100) -> list[Json]:
+    def turns(thread: str = "", limit: Annotated[int, Query(ge=1, le=10_000)] = 100) -> list[Json]:
         """What was said, latest last; of one conversation, or of all."""
         found = habitus.bag.thread(thread) if thread else _latest(habitus, limit)
         return [t.model_dump(mode="json") for t in found[-limit:]]
@@ -173,7 +173,7 @@ async def _told(habitus: Habitus, request: Request) -> AsyncIterator[str]:
         end = await asyncio.to_thread(ledger.end)
         if end != place:
             for kind in TOLD:
-                for row in await asyncio.to_thread(ledger.since, kind, place):
+                for row in await asyncio.to_thread(ledger.since, kind, place, end):
                     data = json.dumps(row.model_dump(mode="json"), ensure_ascii=False)
                     yield f"event: {kind.__name__.lower()}\ndata: {data}\n\n"
             place = end

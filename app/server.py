@@ -35,6 +35,10 @@ def build(habitus: Habitus, key: str = "") -> FastAPI:
 
     app.add_middleware(Threshold, key=key)
 
+    @app.exception_handler(Exception)
+    def unforeseen(_: Request, error: Exception) -> Response:
+        return _failed(500, completions.unforeseen(error))
+
     @app.exception_handler(HabitusError)
     def failed(_: Request, error: HabitusError) -> Response:
         status = next((s for kind, s in STATUS.items() if isinstance(error, kind)), 500)
@@ -78,12 +82,15 @@ def _failed(status: int, error: HabitusError) -> Response:
 
 def _here(host: str) -> bool:
     """Whether a Host header names this machine: a page may have another name point here."""
-    name = urlsplit(f"//{host}").hostname or ""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return False
     return name == "localhost" or loopback(name)
 
 
 def _same(origin: str | None) -> bool:
-    return origin is None or _here(urlsplit(origin).netloc)
+    return origin is None or _here(origin.partition("://")[2])
 
 
 def loopback(host: str) -> bool:
@@ -109,7 +116,10 @@ def serve(habitus: Habitus, host: str, port: int, key: str, tell: Tell) -> None:
         )
     unused(host, port)
     bag = habitus.bag  # all of it now: no request has to wait for it, and two cannot open it twice
+    bag.body.count("")
     bag.selves.current()
     bag.index.near("x", "memory", 1)
     tell("listening", {"url": f"http://{host}:{port}"})
-    uvicorn.run(build(habitus, key), host=host, port=port, log_level="warning", access_log=False)
+    uvicorn.run(
+        build(habitus, key), host=host, port=port, log_level="warning", access_log=False, timeout_graceful_shutdown=5
+    )

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from agent.settings import Settings
 
 ROOT = Path(__file__).parents[1]
-FILE, LOG = "serving.json", "serving.log"
+FILE, KEY, LOG = "serving.json", "serving.key", "serving.log"
 PORT = 8001
 PATIENCE = 900  # seconds until it must answer: a large base is read from disk first
 TRIES = 3  # times in a row that it may die before it ever answered
@@ -141,9 +141,9 @@ def serve(home: Path, settings: Settings, port: int, tell: Tell) -> None:
         raise ConflictError("A model server runs for this bag at {url}.", "Stop it first.", url=there.url)
     unused("127.0.0.1", port)
     line, needs = command(settings, port)
-    key = secrets.token_urlsafe(24)
-    url = f"http://127.0.0.1:{port}"
     home.mkdir(parents=True, exist_ok=True)
+    key = _key(home)
+    url = f"http://127.0.0.1:{port}"
     deaths = 0
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -185,6 +185,15 @@ def serve(home: Path, settings: Settings, port: int, tell: Tell) -> None:
         tell("stopped", {})
     finally:
         (home / FILE).unlink(missing_ok=True)
+
+
+def _key(home: Path) -> str:
+    """The same at each start: who talks through it goes on when it was started again."""
+    file = home / KEY
+    if not file.exists():
+        file.touch(0o600)
+        file.write_text(secrets.token_urlsafe(24), "utf-8")
+    return file.read_text("utf-8")
 
 
 def _interrupt(*_: object) -> None:

@@ -7,7 +7,9 @@ A server of LangGraph's keeps the messages of its threads itself, so there is no
 
 from __future__ import annotations
 
+import re
 from functools import cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from langchain_core.messages import AIMessage, HumanMessage
@@ -15,8 +17,10 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import interrupt
 
-from agent.errors import ConflictError
-from app.conversation import Conversation, new_thread
+from agent.errors import ConflictError, HabitusError, UsageError
+from agent.records import Turn
+from app.conversation import Brought, Conversation, new_thread
+from app.threads import Threads
 
 if TYPE_CHECKING:
     from app.habitus import Habitus
@@ -33,10 +37,22 @@ def _habitus() -> Habitus:
     return open_habitus()
 
 
+@cache
+def _threads() -> Threads:
+    return Threads(_habitus().bag)
+
+
 def _talk(state: MessagesState, config: RunnableConfig) -> Json:
     thread = str(config.get("configurable", {}).get("thread_id") or new_thread())
-    said = next(m for m in reversed(state["messages"]) if isinstance(m, HumanMessage))
-    found = Conversation(_habitus(), thread, "growth").say(str(said.text))
+    *before, said = [m for m in state["messages"] if isinstance(m, HumanMessage | AIMessage)]
+    history = [(str(a.text), str(b.text)) for a, b in pairwise(before) if a.type == "human" and b.type == "ai"]
+    habitus, text = _habitus(), str(said.text)
+    conversation, brought = Conversation(habitus, thread, "growth"), Brought(history=tuple(history))
+    if again := _threads().place(history, text, thread).again:
+        reply = habitus.bag.ledger.get(Turn, again).reply
+        found = conversation.turn(conversation.answer(text, None, brought, reply, again))
+    else:
+        found = conversation.turn(conversation.answer(text, None, brought))
     details = {k: found[k] for k in ("turn_id", "self", "mask", "tool_calls")}
     return {"messages": [AIMessage(found["reply"], additional_kwargs={"habitus": details})]}
 
@@ -91,22 +107,41 @@ def _show(state: Review) -> Review:
 def _decide(state: Review) -> Review:
     habitus, ref, shown = _habitus(), state["proposal"], state["digest"]
     request = _request(habitus.proposal(ref) | {"digest": shown})
-    while (answer := _answer(interrupt(request)))["type"] not in DECISIONS:  # asked again: an error would stay for good
-        request = request | {"error": f"{answer['type']!r} is no decision here; allowed: {', '.join(DECISIONS)}."}
     anew: Review = {"proposal": "", "digest": ""}
+    while True:  # what cannot be done is asked again: an error would stay in the thread for good
+        answer = _answer(interrupt(request))
+        try:
+            match answer["type"]:
+                case "approve" | "accept":
+                    habitus.approve(ref, shown)
+                case "reject":
+                    habitus.veto(ref, str(answer.get("message") or answer.get("args") or "rejected"))
+                case "edit":
+                    habitus.edit(ref, _dropped(answer))
+                    return anew  # shown under its new digest
+                case "ignore":
+                    pass
+                case other:
+                    raise UsageError(
+                        "{given!r} is no decision here; allowed: {some}.", given=other, some=", ".join(DECISIONS)
+                    )
+            return anew | {"seen": [*state["seen"], ref]}
+        except ConflictError:  # decided elsewhere, or not what was shown any more
+            return anew
+        except HabitusError as error:
+            request = request | {"error": f"{error.message} {error.hint}".strip()}
+
+
+def _dropped(answer: Json) -> list[int]:
+    """The numbers of the examples to leave out, from an edited action or its bare arguments."""
+    edited = answer.get("edited_action") or answer.get("args") or {}
+    given = edited.get("args") or edited if isinstance(edited, dict) else {}
+    numbers = given.get("drop", []) if isinstance(given, dict) else given
     try:
-        match answer["type"]:
-            case "approve" | "accept":
-                habitus.approve(ref, shown)
-            case "reject":
-                habitus.veto(ref, str(answer.get("message") or answer.get("args") or "rejected"))
-            case "edit":
-                edited: Json = answer.get("edited_action") or answer.get("args") or {}
-                habitus.edit(ref, dict(edited.get("args") or edited).get("drop", []))
-                return anew  # shown under its new digest
-    except ConflictError:  # decided elsewhere, or not what was shown any more
-        return anew
-    return anew | {"seen": [*state["seen"], ref]}
+        some = re.split(r"[,\s]+", numbers.strip()) if isinstance(numbers, str) else list(numbers)
+        return [int(n) for n in some]
+    except (TypeError, ValueError) as error:
+        raise UsageError("Which examples to drop? {given!r} are no numbers.", given=str(numbers)) from error
 
 
 def _request(proposal: Json) -> Json:

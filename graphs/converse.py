@@ -18,8 +18,9 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
 from agent.bag import Bag
+from agent.models.chat import to_message
 from agent.models.sampling import looped
-from agent.ports import Voice
+from agent.ports import Prompt, Voice
 from agent.records import Call, Habit, Mask, Memory, Mode, Self, Turn
 from agent.settings import Sampling
 from graphs.context import Context
@@ -118,21 +119,15 @@ def _reply(state: State, runtime: Runtime[Context]) -> State:
         [*mask.few_shot, *pairs[-bag.settings.model.history :]] if bag.settings.model.history else list(mask.few_shot)
     )
     system = "\n\n".join(filter(None, (system_text(mask, language, state["memories"]), state.get("aside"))))
-    messages = fitting(bag, system, pairs, [_said_now(state), *state["exchange"]])
+    tools, choice = _offered(bag, state, who, language) if unwanted is None else ([], "none")
+    messages = fitting(bag, system, pairs, [_said_now(state), *state["exchange"]], tools)
     salt = mode if mode == "sandbox" else ""
     if unwanted is None:
         model: Any = bag.body.chat(voice, sampling, salt)
-        stands = [] if mode == "sandbox" else standing(bag, who, language)
-        own = [_narrowed(t, state["user"], stands) for t in toolbox(mode, bool(stands))]
-        theirs, choice = state.get("tools", []), state.get("choice", "auto")
-        if choice not in ("auto", "none") and not state["exchange"]:
-            model = model.bind_tools(theirs, tool_choice=choice)
-        elif state["steps"] < STEPS:
-            model = model.bind_tools([*own, *(theirs if choice != "none" else [])], tool_choice="auto")
-        said: AIMessage = model.invoke(messages)
+        said: AIMessage = (model.bind_tools(tools, tool_choice=choice) if tools else model).invoke(messages)
         if said.invalid_tool_calls:  # not a call after all: let it speak, in words
             in_words = sampling.model_copy(update={"logit_bias": {**sampling.logit_bias, **NO_CALL}})
-            said = bag.body.chat(voice, in_words, salt).bind_tools(own, tool_choice="none").invoke(messages)
+            said = bag.body.chat(voice, in_words, salt).bind_tools(tools, tool_choice="none").invoke(messages)
     else:
         said = _otherwise(bag, voice, sampling, messages, unwanted, salt)
     used, (read, spoken) = said.usage_metadata, state["usage"]
@@ -146,6 +141,22 @@ def _reply(state: State, runtime: Runtime[Context]) -> State:
         "usage": (read + used["input_tokens"], spoken + used["output_tokens"]) if used else (read, spoken),
         "ended": not used or used["output_tokens"] < sampling.max_tokens,
     }
+
+
+def _offered(bag: Bag, state: State, who: Self, language: Language) -> tuple[list[dict[str, Any]], str]:
+    """The tools of this step, and whether one must be called."""
+    theirs, choice = state.get("tools", []), state.get("choice", "auto")
+    if choice not in ("auto", "none") and not state["exchange"]:
+        return theirs, choice
+    if state["steps"] >= STEPS:
+        return [], "none"
+    return [*own_tools(bag, state["mode"], who, language, state["user"]), *(theirs if choice != "none" else [])], "auto"
+
+
+def own_tools(bag: Bag, mode: Mode, who: Self, language: Language, user: str) -> list[dict[str, Any]]:
+    """What the model itself may call in answer to ``user``."""
+    stands = [] if mode == "sandbox" else standing(bag, who, language)
+    return [_narrowed(t, user, stands) for t in toolbox(mode, bool(stands))]
 
 
 def _who(bag: Bag, state: State) -> Self:
@@ -201,10 +212,12 @@ def _took_back(turn: Turn) -> bool:
     return any(c.name == drop_instruction.name and c.result == "ok" for c in turn.tool_calls)
 
 
-def fitting(bag: Bag, system: str, pairs: list[tuple[str, str]], now: list[BaseMessage]) -> list[BaseMessage]:
+def fitting(
+    bag: Bag, system: str, pairs: list[tuple[str, str]], now: list[BaseMessage], tools: list[dict[str, Any]]
+) -> list[BaseMessage]:
     """As many of the latest exchanges as the context holds beside the rest."""
-    room = bag.body.context - min(200, bag.body.context // 3)
-    room -= bag.body.count(system) + sum(bag.body.count(str(m.text)) + 60 for m in now)
+    rest = Prompt(tuple(map(to_message, [SystemMessage(system), *now])), tuple(tools))
+    room = bag.body.context - min(200, bag.body.context // 3) - len(bag.body.ids_of(rest))
     kept: list[BaseMessage] = []
     for user, reply in reversed(pairs):
         room -= bag.body.count(user) + bag.body.count(reply) + 16

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from agent.errors import ModelError
-from agent.models.grammar import Constraint
+from agent.models.grammar import Constraint, flaw
 from graphs.converse import GROWTH_TOOLS
 from tools.abstain import abstain
 from tools.adopt_instruction import adopt_instruction
@@ -160,9 +160,51 @@ def test_a_rule_with_quotes_in_it_can_be_one_of_a_choice(tok: PreTrainedTokenize
     assert not admits(tok, offered, written("drop_instruction", {"rule": "끝에 꾸벅 붙여"}))
 
 
-def test_a_schema_beyond_the_grammar_says_so(tok: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(ModelError, match="object"):
-        Constraint(tok, [recall.schema(query={"type": "object"})])
+COORDINATES: Schema = {
+    "type": "object",
+    "properties": {
+        "at": {"type": "object", "properties": {"lat": {"type": "number"}}, "required": ["lat"]},
+        "unit": {"anyOf": [{"type": "integer"}, {"type": "null"}]},
+        "days": {"type": ["integer", "null"]},
+        "place": {"$ref": "#/$defs/Place"},
+    },
+    "required": ["at"],
+    "$defs": {"Place": {"type": "string"}},
+}
+
+
+def called(parameters: Schema | None) -> list[Schema]:
+    function = {"name": "weather"} | ({} if parameters is None else {"parameters": parameters})
+    return [{"type": "function", "function": function}]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "legal"),
+    [
+        ({"at": {"lat": -37.5}}, True),
+        ({"at": {"lat": 1}, "unit": None, "days": 12, "place": "서울"}, True),
+        ({"at": {"lat": 1}, "unit": "x"}, False),
+        ({"unit": 3}, False),
+    ],
+)
+def test_a_clients_schema_is_followed_whatever_it_uses(
+    tok: PreTrainedTokenizerFast, arguments: dict[str, Any], legal: bool
+) -> None:
+    assert admits(tok, [*called(COORDINATES), recall.schema()], written("weather", arguments)) == legal
+    assert admits(tok, [*called(COORDINATES), recall.schema()], written("recall", {"query": "고양이"}))
+
+
+def test_a_tool_without_arguments_is_called_without_any(tok: PreTrainedTokenizerFast) -> None:
+    assert admits(tok, called(None), written("weather", {}))
+    assert admits(tok, called({"type": "object", "properties": {}}), written("weather", {}))
+
+
+def test_a_schema_that_cannot_be_followed_says_so(tok: PreTrainedTokenizerFast) -> None:
+    wrong = called({"type": "object", "properties": {"x": {"type": "frob"}}})
+    assert "frob" in flaw(wrong[0])
+    assert not flaw(called(COORDINATES)[0])
+    with pytest.raises(ModelError, match="frob"):
+        Constraint(tok, wrong)
 
 
 def test_tokens_beyond_the_tokenizers_vocabulary_are_never_allowed(tok: PreTrainedTokenizerFast) -> None:

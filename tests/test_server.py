@@ -203,6 +203,15 @@ def test_tools_of_a_client_that_leave_no_room_are_left_out_and_it_says_so(spoken
     assert (refused.status_code, "there is room for 2048" in refused.text) == (400, True)
 
 
+def test_a_long_conversation_fits_beside_the_tools(spoken: Make) -> None:
+    door = spoken(lambda prompt: "네.")
+    tools = [{**TOOL, "function": {**TOOL["function"], "name": f"weather{i}"}} for i in range(60)]
+    texts = [x for i in range(60) for x in (f"{i} " + "말 " * 50, "네.")]
+    door.say(*texts, "안녕", tools=tools)
+    (prompt,) = door.prompts
+    assert 3000 < len(door.being.bag.body.ids_of(prompt)) < 4096
+
+
 def test_what_the_client_says_of_itself_shapes_the_reply_and_is_not_recorded(spoken: Make) -> None:
     door = spoken(lambda prompt: "네.")
     door.client.chat.completions.create(
@@ -347,6 +356,9 @@ def test_its_own_tools_stay_inside(spoken: Make) -> None:
             "pictures",
         ),
         ({"messages": "안녕"}, "messages"),
+        ({"tool_choice": "weather", "tools": [TOOL | {"function": {"name": "wind"}}]}, "no tool 'weather'"),
+        ({"tools": [{"type": "function", "function": {"name": "no spaces"}}]}, "tools.0.function.name"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": None}]}]}, "nothing to answer"),
     ],
 )
 def test_bad_input_is_one_clear_sentence(spoken: Make, more: dict[str, Any], said: str) -> None:
@@ -355,6 +367,47 @@ def test_bad_input_is_one_clear_sentence(spoken: Make, more: dict[str, Any], sai
     answer = httpx.post(f"{door.url}/v1/chat/completions", json=body)
     assert answer.status_code == 400
     assert said in answer.json()["error"]["message"]
+    assert door.turns == []
+
+
+def test_what_openai_allows_is_taken(spoken: Make) -> None:
+    door = spoken(lambda prompt: "네.")
+    half = "안녕 \ud83d"  # an emoji cut in two
+    call = {"id": None, "type": "function", "function": {"name": "weather", "arguments": {"city": "서울"}}}
+    messages = [
+        {"role": "user", "content": [{"type": "text", "text": half}, {"type": "text", "text": None}], "name": None},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "맑음", "tool_call_id": None},
+    ]
+    body = {"model": "habitus", "messages": messages, "stream": None, "stream_options": {"include_usage": None}}
+    answer = httpx.post(
+        f"{door.url}/v1/chat/completions", content=json.dumps(body), headers={"content-type": "application/json"}
+    )
+    assert answer.status_code == 200, answer.text
+    assert door.turns[0].user.strip() == "안녕 ?"
+    assert httpx.get(f"{door.url}/v1/models", headers={"host": "[::1"}).status_code == 403
+    assert httpx.get(f"{door.url}/api/turns?limit=-1").status_code == 400
+
+
+def test_a_tool_whose_schema_cannot_be_followed_is_left_out_by_name(spoken: Make) -> None:
+    door = spoken(lambda prompt: "네.")
+    odd = {"type": "function", "function": {"name": "odd", "parameters": {"properties": {"x": {"type": "frob"}}}}}
+    bare = {"type": "function", "function": {"name": "bare"}}
+    body = {"model": "habitus", "messages": [{"role": "user", "content": "안녕"}], "tools": [TOOL, odd, bare]}
+    answer = httpx.post(f"{door.url}/v1/chat/completions", json=body)
+    assert answer.headers["x-habitus-left-out"] == "odd"
+    assert {"weather", "bare"} < {t["function"]["name"] for t in door.prompts[0].tools}
+
+
+def test_what_nobody_thought_of_is_an_error_like_any_other(spoken: Make) -> None:
+    def broken(prompt: Prompt) -> str:
+        raise RuntimeError("out of memory")
+
+    door = spoken(broken)
+    body = {"model": "habitus", "messages": [{"role": "user", "content": "안녕"}]}
+    answer = httpx.post(f"{door.url}/v1/chat/completions", json=body)
+    assert answer.status_code == 500
+    assert "out of memory" in answer.json()["error"]["message"]
     assert door.turns == []
 
 

@@ -19,6 +19,7 @@ from langgraph_sdk import get_sync_client
 from agent.records import Decision, Habit, Proposal, Turn
 from app import studio
 from app.habitus import Habitus
+from app.threads import Threads
 from app.wiring import open_habitus
 from tests.being import ROOT, scripted
 
@@ -30,6 +31,7 @@ def being(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Habitus:
     """A being with two proposals waiting, without rows: what they hold is not asked here."""
     made = scripted(tmp_path / "bag", lambda prompt: "네, 그래요.")
     monkeypatch.setattr(studio, "_habitus", lambda: made)
+    monkeypatch.setattr(studio, "_threads", lambda: Threads(made.bag))
     return made
 
 
@@ -157,6 +159,24 @@ def test_what_changed_since_it_was_shown_is_not_approved_but_shown_anew(being: H
     found = run(graph, Command(resume=APPROVALS[0]))
     assert being.bag.ledger.all(Decision) == []
     assert found["__interrupt__"][0].value["action_requests"][0]["args"]["digest"] == "d9"
+
+
+@pytest.mark.parametrize("drop", [[99], [], "viele", [None]])
+def test_an_edit_that_cannot_be_is_said_and_does_not_wedge_the_thread(being: Habitus, drop: Any) -> None:
+    waiting(being, "d1")
+    graph = reviewing()
+    run(graph, {})
+    found = run(graph, Command(resume=[{"type": "edit", "args": {"args": {"drop": drop}}}]))
+    assert found["__interrupt__"][0].value["error"]
+    run(graph, Command(resume=REFUSALS[0]))
+    assert [d.verdict for d in being.bag.ledger.all(Decision)] == ["veto"]
+
+
+def test_asked_again_in_a_client_the_reply_is_replaced(being: Habitus) -> None:
+    asked = {"messages": [{"role": "user", "content": "안녕"}]}
+    run(studio.converse(), asked)
+    run(studio.converse(), asked)
+    assert [t.user for t in being.bag.ledger.all(Turn)] == ["안녕"]
 
 
 @pytest.mark.parametrize("nonsense", [{"decisions": [{"type": "dance"}]}, {"decisions": []}, "yes"])

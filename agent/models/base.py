@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agent.errors import ModelError
+from agent.errors import ModelError, UsageError
 from agent.ports import Prompt
 
 if TYPE_CHECKING:
@@ -126,11 +126,11 @@ class Base:
         """Its token ids.
 
         Raises:
-            ModelError: longer than the context, so nothing could be answered.
+            UsageError: longer than the context, so nothing could be answered.
         """
         ids: list[int] = self.tok(self.text_of(prompt), add_special_tokens=False)["input_ids"]
         if len(ids) >= self.context - LEAST_ROOM:
-            raise ModelError(
+            raise UsageError(
                 "The prompt has {count} tokens; the model reads {context}.",
                 "Shorten the message, or lower [model] history in habitus.toml.",
                 count=len(ids),

@@ -1,7 +1,8 @@
 """Tool schemas → a Lark grammar that admits exactly the legal calls (llguidance).
 
 Besides plain JSON schema a property may carry ``x-substring-of: [texts]``: then only true
-substrings of one of the texts are admitted: a grounded quote by construction.
+substrings of one of the texts are admitted: a grounded quote by construction. Simple schemas are
+written out here, so that a small model has little to choose; all others are llguidance's own to read.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerFast
 
+_WRITTEN = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _TEXT = r'TEXT_{n}: /([^"\\\x00-\x1f]|\\["\\\/nrt]){{1,{most}}}/'
 
 
@@ -45,9 +47,7 @@ class _Rules:
                 return "(" + " | ".join(f'"{i}"' for i in range(low, high + 1)) + ")"
             return "/[0-9]{1,6}/"
         if kind == "number":
-            if schema.get("maximum", schema.get("exclusiveMaximum", 9)) <= 1:
-                return r"/0(\.[0-9]{1,3})?/"
-            return r"/[0-9](\.[0-9]{1,3})?/"
+            return r"/0(\.[0-9]{1,3})?/"
         if kind == "boolean":
             return '("true" | "false")'
         if kind == "array":
@@ -55,11 +55,31 @@ class _Rules:
             least, most = max(1, schema.get("minItems", 1)), schema.get("maxItems", 32)
             more = f'(", " {item}){{{least - 1},{most - 1}}}' if most > 1 else ""
             return f'"[" {item} {more} "]"'
-        if kind == "string" or kind is None:
-            name = f"TEXT_{len(self.lines)}"
-            self.lines.append(_TEXT.format(n=len(self.lines), most=schema.get("maxLength", 400)))
-            return f'"\\"" {name} "\\""'
-        raise ModelError("A tool schema uses a type the grammar does not know: {kind!r}.", kind=kind)
+        name = f"TEXT_{len(self.lines)}"
+        self.lines.append(_TEXT.format(n=len(self.lines), most=schema.get("maxLength", 400)))
+        return f'"\\"" {name} "\\""'
+
+
+def _simple(schema: Any) -> bool:
+    """Whether ``value`` knows it, and admits all that it allows."""
+    if not isinstance(schema, dict):
+        return False
+    limits: dict[str, float] = schema
+    if {"x-substring-of", "enum", "const"} & set(schema):
+        return True
+    match schema.get("type"):
+        case "string":
+            return not {"pattern", "format"} & set(schema)
+        case "boolean":
+            return True
+        case "integer":
+            return limits.get("minimum", -1) >= 0
+        case "number":
+            return limits.get("minimum", -1) >= 0 and limits.get("maximum", limits.get("exclusiveMaximum", 9)) <= 1
+        case "array":
+            return _simple(schema.get("items"))
+        case _:
+            return False
 
 
 def _literal(text: str) -> str:
@@ -71,13 +91,30 @@ def lark(tools: list[dict[str, Any]]) -> str:
     rules, calls = _Rules(), []
     for tool in tools:
         function = tool.get("function", tool)
-        parts = [_literal('{"name": "' + function["name"] + '", "parameters": {')]
-        for i, (name, schema) in enumerate(function["parameters"].get("properties", {}).items()):
-            parts.append(_literal(f'{", " if i else ""}"{name}": '))
-            parts.append(rules.value(schema))
-        parts.append(_literal("}}"))
+        parameters = function.get("parameters") or {}
+        properties = parameters.get("properties", {})
+        parts = [_literal('{"name": "' + function["name"] + '", "parameters": ')]
+        if set(properties) <= set(parameters.get("required", ())) and all(map(_simple, properties.values())):
+            for i, (name, schema) in enumerate(properties.items()):
+                parts.append(_literal(f'{", " if i else "{"}"{name}": '))
+                parts.append(rules.value(schema))
+            parts.append(_literal("}}" if properties else "{}}"))
+        else:
+            parts.append(
+                "%json "
+                + json.dumps({"type": "object", "additionalProperties": False, **parameters, "x-guidance": _WRITTEN})
+            )
+            parts.append(_literal("}"))
         calls.append(" ".join(parts))
     return "\n".join(["start: " + "\n     | ".join(calls), *rules.lines]) + "\n"
+
+
+def flaw(tool: dict[str, Any]) -> str:
+    """What is wrong with a tool's schema, in a line; empty when calls of it can be held to it."""
+    import llguidance
+
+    found: str = llguidance.LLMatcher.validate_grammar(llguidance.grammar_from("lark", lark([tool])))
+    return found.strip().splitlines()[0] if found else ""
 
 
 class Constraint:

@@ -6,6 +6,7 @@ text a model would have given, a tool call included.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -57,6 +58,10 @@ class ScriptedBody:
 
     def next(self, prompt: Prompt, voice: Voice) -> torch.Tensor:
         raise NotImplementedError("it has no weights")
+
+    def ids_of(self, prompt: Prompt) -> list[int]:
+        words = [str(m["content"]) for m in prompt.messages] + [json.dumps(t) for t in prompt.tools]
+        return list(range(self.count(" ".join(words))))
 
     def count(self, text: str) -> int:
         return len(text.split())

@@ -38,6 +38,7 @@ SEEN = 100  # --max-logprobs
 ASLEEP = "asleep"  # in the bag: the process for whose training the server sleeps
 TOGETHER = 64  # prompts in one request of a batch
 PACE = 0.03  # seconds between two pieces at least: each costs LangChain and a door more than the network
+WAKING = 5  # tries
 SECONDS = 600.0  # the first request after a start compiles
 
 
@@ -123,8 +124,17 @@ class VllmBody(Base):
             self._wake()
 
     def _wake(self) -> None:
-        self._ask_server("/wake_up")
-        self._asleep.unlink(missing_ok=True)
+        """One that does not answer is being started again, and comes back awake."""
+        try:
+            for attempt in range(WAKING):
+                try:
+                    return self._ask_server("/wake_up")
+                except UnavailableError:
+                    if attempt + 1 == WAKING:
+                        raise
+                    time.sleep(1)
+        finally:
+            self._asleep.unlink(missing_ok=True)
 
     def _ask_server(self, path: str) -> None:
         import openai
@@ -149,6 +159,8 @@ class VllmBody(Base):
             os.kill(int(self._asleep.read_text("utf-8")), 0)
         except FileNotFoundError:
             return
+        except PermissionError:  # another user's process: there it is
+            pass
         except (ProcessLookupError, ValueError):
             self._wake()
             return
@@ -350,13 +362,13 @@ class VllmBody(Base):
                 "`habitus serve-model` starts one; it says there what is wrong.",
                 url=self.server.url,
             ) from error
-        except openai.APIStatusError as error:
+        except openai.APIError as error:  # refused at once, or broken off in the midst of a stream
             raise ModelError(
                 "The model server refused: {reason}.", "`habitus doctor` looks at it.", reason=reason_of(error)
             ) from error
 
 
-def reason_of(error: openai.APIStatusError) -> str:
+def reason_of(error: openai.APIError) -> str:
     """The server's own words, one line."""
     body = error.body if isinstance(error.body, dict) else {}
     said = body.get("message") or body.get("error") or error.message
