@@ -206,7 +206,7 @@ def test_tools_of_a_client_that_leave_no_room_are_left_out_and_it_says_so(spoken
 def test_a_long_conversation_fits_beside_the_tools(spoken: Make) -> None:
     door = spoken(lambda prompt: "네.")
     tools = [{**TOOL, "function": {**TOOL["function"], "name": f"weather{i}"}} for i in range(60)]
-    texts = [x for i in range(60) for x in (f"{i} " + "말 " * 50, "네.")]
+    texts = [x for i in range(9) for x in (f"{i} " + "말 " * 600, "네.")]
     door.say(*texts, "안녕", tools=tools)
     (prompt,) = door.prompts
     assert 3000 < len(door.being.bag.body.ids_of(prompt)) < 4096
