@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 FILE, KEY, LOG = "serving.json", "serving.key", "serving.log"
 PORT = 8001
+PIECE = 4  # tokens in a streamed piece: each piece costs LangChain more than the network (docs/benchmarks.md)
 PATIENCE = 900  # seconds until it must answer: a large base is read from disk first
 TRIES = 3  # times in a row that it may die before it ever answered
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")  # what a Llama is trained in
@@ -76,6 +77,7 @@ def command(settings: Settings, port: int) -> tuple[list[str], dict[str, str]]:
         "--lora-target-modules", *LINEAR,  # not the head: weighing a prompt under an adapter would kill the engine
         "--structured-outputs-config", '{"backend": "guidance"}', "--generation-config", "vllm",
         "--max-logprobs", "100",
+        "--stream-interval", str(PIECE),
         "--gpu-memory-utilization", str(table.memory),
     ]  # fmt: skip
     on_cpu, sleep = _on_cpu(settings), _depth(settings)

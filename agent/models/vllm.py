@@ -205,7 +205,7 @@ class VllmBody(Base):
         if prompt.salt:
             extra["cache_salt"] = prompt.salt
         if safe.tools:  # "none" keeps the server's own parser off: the text is ours to read
-            how |= {"tools": list(safe.tools), "tool_choice": "none"}
+            extra |= {"tools": list(safe.tools), "tool_choice": "none"}  # past the client's slow walk over schemas
         messages = convert_to_messages(list(safe.messages))
         for attempt in (1, 2):
             kept, at, usage = "", 0.0, Usage(0, 0)
