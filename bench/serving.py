@@ -231,7 +231,9 @@ def main() -> None:
                     report_overhead(count, with_agent, alone, cpu_of(agent.pid) - before, options.each)
 
 
-def report_swaps(heard: list[Heard], swaps: list[Json], expected: dict[str, dict[str, list[bool]]], seconds: float) -> None:
+def report_swaps(
+    heard: list[Heard], swaps: list[Json], expected: dict[str, dict[str, list[bool]]], seconds: float
+) -> None:
     """Failures, mixtures, and first tokens in and out of swaps."""
     failed = [h for h in heard if h.failed]
     whole = [h for h in heard if not h.failed]
