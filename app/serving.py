@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -145,6 +146,8 @@ def serve(home: Path, settings: Settings, port: int, tell: Tell) -> None:
     line, needs = command(settings, port)
     home.mkdir(parents=True, exist_ok=True)
     key = _key(home)
+    needs["PYTHONPATH"] = str(_guarded(home))
+    line += ["--middleware", "guard.Guard"]
     url = f"http://127.0.0.1:{port}"
     deaths = 0
     signal.signal(signal.SIGTERM, _interrupt)
@@ -196,6 +199,14 @@ def _key(home: Path) -> str:
         file.touch(0o600)
         file.write_text(secrets.token_urlsafe(24), "utf-8")
     return file.read_text("utf-8")
+
+
+def _guarded(home: Path) -> Path:
+    """A folder in which the server's interpreter finds ``guard`` and nothing else."""
+    folder = home / "serving"
+    folder.mkdir(exist_ok=True)
+    shutil.copy(Path(__file__).with_name("guard.py"), folder)
+    return folder
 
 
 def _interrupt(*_: object) -> None:

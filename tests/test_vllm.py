@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from safetensors.torch import load_file, save_file
 
@@ -204,6 +205,13 @@ def test_no_server_is_said_at_once(tmp_path: Path) -> None:
 def test_a_wrong_key_is_said(server: Server, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="refused"):
         VllmBody(ModelTable(), Server(server.url, "wrong"), tmp_path)
+
+
+@pytest.mark.parametrize("path", ["/wake_up", "/sleep?level=0", "/v1/models", "/tokenize", "/collective_rpc"])
+def test_nothing_but_its_health_is_told_without_the_key(server: Server, path: str) -> None:
+    for headers in ({}, {"authorization": "Bearer wrong"}):
+        assert httpx.post(server.url + path, headers=headers, json={}).status_code == 401
+    assert httpx.get(f"{server.url}/health").status_code == 200
 
 
 def killed(server: Server) -> None:
