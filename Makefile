@@ -17,7 +17,7 @@ test: .venv/installed-dev ## format, lint, types, import direction, tests with r
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadscope
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadgroup
 
 studio: .venv-studio/installed ## the graphs under `langgraph dev`, for LangGraph's own clients
 	.venv-studio/bin/langgraph dev --no-browser

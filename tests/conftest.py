@@ -23,6 +23,14 @@ if TYPE_CHECKING:
     from agent.models.vllm import Server
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For several workers: a file stays together, as its tests share what is costly; the long loops begin, one by one."""
+    items.sort(key=lambda item: item.path.name != "test_loop.py")
+    for item in items:
+        if item.path.name != "test_loop.py":
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
+
+
 @pytest.fixture(autouse=True)
 def english(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests read English output, whatever the language of the person who runs them."""
