@@ -12,7 +12,7 @@ demo: .venv/installed ## watch an AI form a habit and grow it into its weights
 chat: .venv/installed ## talk with it
 	$(BIN)/habitus chat
 
-test: .venv/installed-dev ## format, lint, types, import direction, tests with real training (20 minutes)
+test: .venv/installed-dev ## format, lint, types, import direction, tests with real training (a quarter of an hour)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
