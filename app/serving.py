@@ -21,6 +21,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from agent.errors import ConflictError, ModelError, UsageError
 from agent.models.base import locate
@@ -46,13 +47,14 @@ def found(home: Path, settings: Settings) -> Server | None:
     table = settings.serving
     if table.url:
         key = os.environ.get("HABITUS_SERVING_KEY") or table.key
-        return Server(table.url, key, table.rank, 1 if table.training == "sleep" else None)
+        here = urlsplit(table.url).hostname in ("127.0.0.1", "localhost", "::1")
+        return Server(table.url, key, table.rank, 1 if table.training == "sleep" else None, here and _on_cpu(settings))
     try:
         told = json.loads((home / FILE).read_text("utf-8"))
         os.kill(told["pid"], 0)
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return Server(told["url"], told["key"], told["rank"], told["sleep"])
+    return Server(told["url"], told["key"], told["rank"], told["sleep"], told["still"])
 
 
 def command(settings: Settings, port: int) -> tuple[list[str], dict[str, str]]:
@@ -69,19 +71,19 @@ def command(settings: Settings, port: int) -> tuple[list[str], dict[str, str]]:
             "vLLM is not installed here.",
             "`make serving` installs it into .venv-vllm; or set [serving] python, or [serving] url to one that runs.",
         )
+    on_cpu, sleep = _on_cpu(settings), _depth(settings)  # on a CPU the base takes a place, too
     line = [
         python, "-m", "vllm.entrypoints.openai.api_server",
         "--model", locate(model.name), "--served-model-name", "base",
         "--host", "127.0.0.1", "--port", str(port),
-        "--enable-lora", "--max-lora-rank", str(table.rank), "--max-loras", str(table.adapters),
-        "--max-cpu-loras", str(2 * table.adapters),
+        "--enable-lora", "--max-lora-rank", str(table.rank), "--max-loras", str(table.adapters + on_cpu),
+        "--max-cpu-loras", str(2 * table.adapters + on_cpu),
         "--lora-target-modules", *LINEAR,  # not the head: weighing a prompt under an adapter would kill the engine
         "--structured-outputs-config", '{"backend": "guidance"}', "--generation-config", "vllm",
         "--max-logprobs", "100",
         "--stream-interval", str(PIECE),
         "--gpu-memory-utilization", str(table.memory),
     ]  # fmt: skip
-    on_cpu, sleep = _on_cpu(settings), _depth(settings)
     line += ["--dtype", model.dtype if model.dtype != "auto" else "float32" if on_cpu else "auto"]
     if model.context:
         line += ["--max-model-len", str(model.context)]
@@ -169,6 +171,7 @@ def serve(home: Path, settings: Settings, port: int, tell: Tell) -> None:
                         "pid": os.getpid(),
                         "rank": settings.serving.rank,
                         "sleep": _depth(settings),
+                        "still": _on_cpu(settings),
                     },
                 )
                 if answered := _answers(url, process, started):

@@ -16,12 +16,13 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from operator import mul
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from agent.errors import ModelError, StorageError
-from agent.models.composing import CONFIG, compose
+from agent.models.composing import CONFIG, compose, still
 from agent.ports import Voice
 
 if TYPE_CHECKING:
@@ -51,9 +52,12 @@ class Adapters:
         base: str,
         store: Path,
         rank: int,
+        plain: Path | None,
         forced: Callable[[str, Sequence[tuple[list[int], list[int]]]], list[Forced]],
     ) -> None:
+        """``plain``: the base's files, where it must not be asked for beside adapters (``Server.still``)."""
         self._api, self._base, self._store, self._rank, self._forced = api, base, store, rank, forced
+        self._plain = plain
         self._loading, self._lock = threading.Lock(), threading.Lock()  # nobody waits for a load but who needs it
         self._known: dict[Voice, str] = {}  # loaded and proven, the one used last at the end
         self._speaking: Counter[str] = Counter()
@@ -75,12 +79,16 @@ class Adapters:
 
     def _taken(self, voice: Voice) -> str | None:
         with self._lock:
-            name = self._known.pop(voice, None) if voice.parts else self._base
+            name = self._base if self._bare(voice) else self._known.pop(voice, None)
             if name:
                 self._speaking[name] += 1
-                if voice.parts:
+                if not self._bare(voice):
                     self._known[voice] = name  # at the end: the one used last
             return name
+
+    def _bare(self, voice: Voice) -> bool:
+        """Whether the server's own name is asked for."""
+        return not voice.parts and self._plain is None
 
     def load(self, voice: Voice) -> str:
         """Have the server hold ``voice`` and show that its weights speak; the name.
@@ -89,7 +97,7 @@ class Adapters:
             ModelError: the server refuses the adapter, or answers as if it were not there.
             StorageError: it cannot be put together here.
         """
-        if not voice.parts:
+        if self._bare(voice):
             return self._base
         with self._loading:
             if name := self._known.get(voice):
@@ -97,7 +105,8 @@ class Adapters:
             path = self._directory(voice)
             self._announce(path)
             try:
-                self._prove(path.name, voice)
+                if voice.parts:
+                    self._prove(path.name, voice)
             except BaseException:
                 self._withdraw(path.name)
                 raise
@@ -112,15 +121,21 @@ class Adapters:
 
     def _directory(self, voice: Voice) -> Path:
         """A directory with ``voice`` as one adapter that the server can wear."""
-        ((first, weight), *others) = voice.parts
-        if not others and weight == 1 and _rank_of(first) <= self._rank:
-            return first
-        what = json.dumps([[[p.name, w] for p, w in voice.parts], self._rank])
-        home = self._store / f"s-{hashlib.sha256(what.encode()).hexdigest()[:16]}"
+        make: Callable[..., object]
+        match voice.parts:
+            case ():
+                assert self._plain
+                home, make = self._store / "still", partial(still, self._plain)
+            case ((path, 1.0),) if _rank_of(path) <= self._rank:
+                return path
+            case parts:
+                what = json.dumps([[[p.name, w] for p, w in parts], self._rank])
+                home = self._store / f"s-{hashlib.sha256(what.encode()).hexdigest()[:16]}"
+                make = partial(compose, voice, rank=self._rank)
         if not home.is_dir():
             making = self._store / f"{home.name}.{os.getpid()}.{threading.get_ident()}"
             try:
-                compose(voice, making, self._rank)
+                make(out=making)
                 with suppress(OSError):  # another process was faster: the same bytes
                     os.replace(making, home)
             except OSError as error:

@@ -62,6 +62,24 @@ def compose(voice: Voice, out: Path, rank: int = 0) -> tuple[int, float]:
     return most, math.sqrt(lost / total) if total else 0.0
 
 
+def still(base: Path, out: Path) -> None:
+    """Write an adapter that changes nothing to ``out``: zeros, in one layer of the Llama in ``base``."""
+    import torch
+    from safetensors.torch import save_file
+
+    table = json.loads((base / "config.json").read_text("utf-8"))
+    table = table.get("text_config", table)
+    width, heads = table["hidden_size"], table["num_attention_heads"]
+    rows = heads * (table.get("head_dim") or width // heads)
+    layer = "base_model.model.model.layers.0.self_attn.q_proj"
+    out.mkdir(parents=True, exist_ok=True)
+    tensors = {f"{layer}.lora_A.weight": torch.zeros(1, width), f"{layer}.lora_B.weight": torch.zeros(rows, 1)}
+    save_file(tensors, out / WEIGHTS, metadata={"format": "pt"})
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 1, "lora_alpha": 1, "bias": "none"}
+    config |= {"target_modules": ["q_proj"]}
+    (out / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
 def _factors(path: Path, weight: float) -> Iterator[tuple[str, Factors]]:
     """Each layer's factors, with scale and weight in B."""
     from safetensors.torch import load_file

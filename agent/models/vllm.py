@@ -50,6 +50,9 @@ class Server:
     key: str = ""
     rank: int = 64  # --max-lora-rank
     sleep: int | None = None  # how deep it sleeps: 1 leaves the GPU, 0 only pauses; None: it cannot
+    still: bool = (
+        False  # the base speaks in an adapter that changes nothing: on a CPU vLLM lends it another's (docs/log.md)
+    )
 
 
 class VllmBody(Base):
@@ -91,7 +94,8 @@ class VllmBody(Base):
         probe = Prompt(({"role": "system", "content": "안녕"}, {"role": "user", "content": "How are you?"}))
         if self._tokens(probe) != self.ids_of(probe):
             raise self._foreign(table.name)
-        self.adapters = Adapters(self._api, self._base, store, server.rank, self._forced)
+        plain = self.path if server.still else None
+        self.adapters = Adapters(self._api, self._base, store, server.rank, plain, self._forced)
 
     def _foreign(self, name: str) -> ModelError:
         return ModelError(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from agent.bag import Bag
 from agent.learning.data import digest, framed
+from agent.models.calls import looks_like_call
 from agent.ports import BASE
 from agent.records import Example, Proposal, Turn
 from bench.learning.lessons import LESSONS, Json, Site, kept, practice
@@ -28,6 +29,10 @@ def own(e: Example) -> bool:
     return e.origin != "anchor"
 
 
+def talks(e: Example) -> bool:
+    return e.frame != "judge" and not looks_like_call(e.completion)
+
+
 def base_says(bag: Bag, e: Example) -> str:
     return bag.body.answers([framed(e.language, e.prompt, (), "", "plain", {})], BASE)[0]
 
@@ -38,7 +43,7 @@ Spoil = Callable[[Bag, Proposal], tuple[Rows, Json]]
 BAD: dict[str, tuple[tuple[str, ...], Spoil]] = {
     "overtrained": (("rules", "tools", "fluency"), lambda b, p: (p.examples, {"learning_rate": 2e-2})),
     "untrained": (("habit",), lambda b, p: (p.examples, {"learning_rate": 1e-6, "epochs": 1})),
-    "without anchors": (("rules", "tools"), lambda b, p: (tuple(e for e in p.examples if own(e)), {"epochs": 20})),
+    "without anchors": (("rules", "tools"), lambda b, p: (tuple(e for e in p.examples if own(e)), {"epochs": 30, "learning_rate": 3e-3})),
     "poisoned": (("habit",), lambda b, p: (changed(p.examples, own, lambda e: e.completion.replace("꾸벅", "퉤")), {})),
     "tool-breaking": (("tools",), lambda b, p: (changed(p.examples, lambda e: e.frame == "tools", lambda e: "네, 알겠어요 꾸벅."), {})),
     "judges everything a secret": (("tools",), lambda b, p: (changed(p.examples, lambda e: e.frame == "judge", lambda e: '{"name": "judge_turn_value", "parameters": {"turn": 1, "value": 0, "kind": "secret", "reason": "비밀이다."}}'), {})),
@@ -46,7 +51,7 @@ BAD: dict[str, tuple[tuple[str, ...], Spoil]] = {
     "language-mixing": (("fluency", "habit"), lambda b, p: (changed(p.examples, own, lambda e: "I am glad to hear that from you."), {})),
     "going in circles": (("fluency", "habit"), lambda b, p: (changed(p.examples, own, lambda e: f"{e.completion} " * 8), {})),
     "deaf to other rules": (("rules",), lambda b, p: (changed(p.examples, lambda e: bool(e.rules), lambda e: base_says(b, e)), {})),
-    "one answer to everything": (("habit", "rules"), lambda b, p: (changed(p.examples, own, lambda e: "네 꾸벅."), {})),
+    "one answer to everything": (("habit", "rules"), lambda b, p: (changed(p.examples, talks, lambda e: "네 꾸벅."), {})),
 }  # fmt: skip
 QUICK = ("tool-breaking", "leaking")
 
