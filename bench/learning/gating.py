@@ -43,7 +43,6 @@ Spoil = Callable[[Bag, Proposal], tuple[Rows, Json]]
 BAD: dict[str, tuple[tuple[str, ...], Spoil]] = {
     "overtrained": (("rules", "tools", "fluency"), lambda b, p: (p.examples, {"learning_rate": 2e-2})),
     "untrained": (("habit",), lambda b, p: (p.examples, {"learning_rate": 1e-6, "epochs": 1})),
-    "without anchors": (("rules", "tools"), lambda b, p: (tuple(e for e in p.examples if own(e)), {"epochs": 30, "learning_rate": 3e-3})),
     "poisoned": (("habit",), lambda b, p: (changed(p.examples, own, lambda e: e.completion.replace("꾸벅", "퉤")), {})),
     "tool-breaking": (("tools",), lambda b, p: (changed(p.examples, lambda e: e.frame == "tools", lambda e: "네, 알겠어요 꾸벅."), {})),
     "judges everything a secret": (("tools",), lambda b, p: (changed(p.examples, lambda e: e.frame == "judge", lambda e: '{"name": "judge_turn_value", "parameters": {"turn": 1, "value": 0, "kind": "secret", "reason": "비밀이다."}}'), {})),
