@@ -187,4 +187,6 @@ def content(reply: str, words: Sequence[str]) -> str:
 
 def spread(values: Sequence[float], unit: str = " %") -> str:
     """Median (lowest–highest)."""
+    if not values:
+        return "–"
     return f"{statistics.median(values):.1f}{unit} ({min(values):.1f}–{max(values):.1f})"

@@ -163,7 +163,7 @@ def table(ours: list[list[Json]], theirs: list[list[Json]]) -> str:
     unrelated = [100 * s["judged"] for run in ours for s in run]
     rejected = sum(not s["promoted"] for run in ours for s in run)
     inner = [s["inside"] for run in ours for s in run if s["inside"]]
-    last = [[s["inside"]["saved"] for s in run if s["inside"]][-1] for run in ours]
+    last = [saved[-1] for run in ours if (saved := [s["inside"]["saved"] for s in run if s["inside"]])]
 
     def inside(what: str) -> str:
         return spread([100 * i[what] for i in inner if i[what] is not None])
