@@ -50,9 +50,8 @@ class Server:
     key: str = ""
     rank: int = 64  # --max-lora-rank
     sleep: int | None = None  # how deep it sleeps: 1 leaves the GPU, 0 only pauses; None: it cannot
-    still: bool = (
-        False  # the base speaks in an adapter that changes nothing: on a CPU vLLM lends it another's (docs/log.md)
-    )
+    # On a CPU vLLM lends the base another's adapter (docs/log.md): there it speaks in one that changes nothing.
+    still: bool = False
 
 
 class VllmBody(Base):
