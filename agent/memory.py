@@ -14,6 +14,7 @@ import ctypes
 import fcntl
 import hashlib
 import json
+import math
 import shutil
 import threading
 import uuid
@@ -44,7 +45,7 @@ def embed(text: str) -> list[float]:
         for i in range(len(padded) - n + 1):
             h = int.from_bytes(hashlib.blake2b(padded[i : i + n].encode(), digest_size=4).digest(), "big")
             vector[h % DIMENSIONS] += n if h & 0x8000_0000 else -n
-    norm = sum(v * v for v in vector) ** 0.5 or 1.0
+    norm = math.hypot(*vector) or 1.0
     return [v / norm for v in vector]
 
 

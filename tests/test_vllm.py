@@ -325,22 +325,12 @@ def test_while_it_sleeps_everybody_is_told_and_a_dead_training_does_not_leave_it
     assert not (tmp_path / "asleep").exists()
 
 
-def test_one_that_is_started_again_as_it_should_wake_is_not_left_asleep(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_that_dies_while_it_sleeps_costs_no_training(server: Server, tmp_path: Path) -> None:
     body = VllmBody(ModelTable(), replace(server, sleep=0), tmp_path / "served")
-    ask = body._ask_server
-    refusals = iter([True, True])
-
-    def restarting(path: str) -> None:
-        if path == "/wake_up" and next(refusals, False):
-            raise UnavailableError("not yet")
-        ask(path)
-
-    monkeypatch.setattr(body, "_ask_server", restarting)
     with body.resting():
-        pass
+        killed(server)
     assert not (tmp_path / "asleep").exists()
+    back_again(body)
     assert body.answers([said("ko", "안녕")], BASE, 4)
 
 
