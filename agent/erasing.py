@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.bag import Bag
-from agent.content import Word
+from agent.content import Word, put_away, take_out
 from agent.errors import BusyError
+from agent.models.adapters import SERVED, drop
 from agent.phrase import Phrase
 from agent.records import OPEN, Abstention, Erasure, Example, Habit, Memory, Proposal, Record, Run, Turn, Verdict
 
@@ -39,57 +40,70 @@ def erase(bag: Bag, turns: Collection[str]) -> Erasure:
                 "Leave the chat first, then try again.",
             )
         said = [ledger.get(Turn, ref) for ref in turns]
-        memories = [m for m in ledger.all(Memory) if m.turns and set(m.turns) <= gone]
-        habits = [h for h in ledger.all(Habit) if gone & set(h.evidence)]
+        memories, habits = ledger.all(Memory), ledger.all(Habit)
         now = bag.selves.current()
         alive = {p.habit for p in now.parts} | {r.habit for r in now.mask.rules}
-        orphans = [h for h in habits if set(h.evidence) <= gone and h.id not in alive]
-        quoting = [h for h in habits if h not in orphans and _quotes_only(ledger.some(Turn, h.evidence), h.quote, gone)]
-        words = {t.user for t in said} | {m.text for m in memories} | {x for h in orphans for x in (h.rule, h.quote)}
-        words |= {h.quote for h in quoting}
-        copies = _Copies(words - {""})
-        doomed = list(_doomed(bag, gone, {m.id for m in memories}, {h.id for h in orphans}, copies))
+        forgotten = [m for m in memories if m.turns and set(m.turns) <= gone]
+        citing = [h for h in habits if gone & set(h.evidence)]
+        orphans = [h for h in citing if set(h.evidence) <= gone and h.id not in alive]
+        words = {t.user for t in said} | {m.text for m in forgotten} | {x for h in orphans for x in (h.rule, h.quote)}
+        words |= {q for h in citing if h not in orphans for q in _quotes(bag, h, gone)}
+        stay = {h.rule for h in habits if h not in orphans} | {r.text for r in now.mask.rules}
+        stay |= {m.text for m in memories if m not in forgotten}
+        copies = _Copies(words - {""}, stay)
+        doomed = list(_doomed(bag, gone, {m.id for m in forgotten}, {h.id for h in orphans}, copies))
         proposals, adapters, examples = _tombstoned(bag, gone, {h.id for h in orphans}, copies)
         judged = {v.turn for v in ledger.all(Verdict)}
         unjudged = tuple(t.id for t in said if t.id not in judged)
         erasure = Erasure(
             turns=tuple(turns),
-            memories=tuple(m.id for m in memories),
-            habits=tuple(h.id for h in habits if h not in orphans),
+            memories=tuple(m.id for m in forgotten),
+            habits=tuple(h.id for h in citing if h not in orphans),
             examples=examples,
             adapters=adapters,
         )
         blank: list[Record] = [
             t.model_copy(update={"user": "", "reply": "", "tool_calls": (), "rules": (), "at": ""}) for t in said
         ]
-        blank += [m.model_copy(update={"text": "", "at": ""}) for m in memories]
+        blank += [m.model_copy(update={"text": "", "at": ""}) for m in forgotten]
         blank += [
             h.model_copy(update={"rule": "", "quote": "", "reason": "", "stage": "released", "at": ""}) for h in orphans
         ]
-        blank += [h.model_copy(update={"quote": "", "at": ""}) for h in quoting]
+        blank += [h.model_copy(update={"at": ""}) for h in citing if h not in orphans and h.quote in copies]
         if unjudged:
             blank.append(Abstention(phase="judge", reason="erased", turns=unjudged))
-        ledger.erase(doomed, [*blank, *proposals, erasure])
+        ledger.erase(doomed, [_without(r, copies) for r in (*blank, *proposals, erasure)])
         return sweep(bag) or ledger.all(Erasure)[-1]
 
 
-def _quotes_only(evidence: Collection[Turn], quote: str, gone: set[str]) -> bool:
-    """Whether a quote stands in a turn that is erased, and in none that stays."""
-    return (
-        bool(quote)
-        and {quote in t.user for t in evidence if t.id in gone} == {True}
-        and not any(quote in t.user for t in evidence if t.id not in gone)
-    )
+def _quotes(bag: Bag, habit: Habit, gone: set[str]) -> set[str]:
+    """What was ever quoted for a habit and stands in a turn that is erased, and in none that stays."""
+    evidence = bag.ledger.some(Turn, habit.evidence)
+    quotes = {h.quote for h in bag.ledger.history(Habit, habit.id)}
+    quotes |= {p.quote for p in bag.ledger.all(Proposal, parent=habit.id)}
+    lost, left = [[t.user for t in evidence if (t.id in gone) is x] for x in (True, False)]
+    return {q for q in quotes if any(q in t for t in lost) and not any(q in t for t in left)}
 
 
 @dataclass(frozen=True)
 class _Copies:
-    """What counts as a copy of the erased words, wherever it stands."""
+    """What counts as a copy of the erased words, wherever it stands: not what something else says, too."""
 
     words: set[str]
+    stay: set[str]  # rules and memories behind which something stands that is not erased
 
     def __contains__(self, text: str) -> bool:
+        if text in self.stay:
+            return False
         return text in self.words or any(len(w) >= LONG and w in text for w in self.words)
+
+
+def _without(record: Record, copies: _Copies) -> Record:
+    """A state about to be written, with nothing in place of every copy."""
+    found: list[tuple[str, str, str]] = []
+    body = put_away(record.model_dump(mode="json"), found)
+    texts = {digest: "" if text in copies else text for digest, _, text in found}
+    return type(record).model_validate(take_out(body, texts))
 
 
 def _doomed(bag: Bag, turns: set[str], memories: set[str], habits: set[str], copies: _Copies) -> Iterator[str]:
@@ -98,9 +112,7 @@ def _doomed(bag: Bag, turns: set[str], memories: set[str], habits: set[str], cop
         match kind:
             case "Turn":
                 whole = ref in turns  # in another turn the person said it again: that one stays
-                yield from (
-                    w.digest for w in _words(body if whole else body["rules"]) if whole or w.text in copies.words
-                )
+                yield from (w.digest for w in _words(body if whole else body["rules"]) if whole or w.text in copies)
                 continue
             case "Verdict":
                 whole = parent in turns
@@ -141,7 +153,7 @@ def _tombstoned(
     adapters: list[str] = []
     count = 0
     for p in bag.ledger.all(Proposal):
-        used = [not e.tombstone and (e.source in turns or p.habit in habits or e.prompt in copies) for e in p.examples]
+        used = [not e.tombstone and (e.source in turns or p.habit in habits or _uses(e, copies)) for e in p.examples]
         if not any(used) and (p.habit not in habits or not p.rule):
             continue
         count += sum(used)
@@ -162,6 +174,10 @@ def _tombstoned(
     return changed, tuple(dict.fromkeys(adapters)), count
 
 
+def _uses(e: Example, copies: _Copies) -> bool:
+    return any(text in copies for text in (e.prompt, e.completion, e.rejected, *e.rules, *e.teacher))
+
+
 def _without_words(e: Example) -> Example:
     return e.model_copy(update={"prompt": "", "completion": "", "rejected": "", "rules": (), "teacher": ()})
 
@@ -174,8 +190,10 @@ def sweep(bag: Bag) -> Erasure | None:
     ledger = bag.ledger
     erasures = ledger.all(Erasure)
     if tainted := {a for e in erasures for a in e.adapters}:
-        for name in tainted - {p.adapter for p in bag.selves.current().parts}:
+        unworn = tainted - {p.adapter for p in bag.selves.current().parts}
+        for name in unworn:
             shutil.rmtree(bag.path / "adapters" / name, ignore_errors=True)
+        drop(bag.path / SERVED, unworn)
     todo = [e for e in erasures if not e.swept]
     if not todo:
         return None

@@ -47,9 +47,10 @@ def open_bag(path: Path, settings: Settings, body: Callable[[], Body] | None = N
         from app.serving import found
 
         if server := found(path, settings):
+            from agent.models.adapters import SERVED
             from agent.models.vllm import VllmBody
 
-            return VllmBody(settings.model, server, path / "served")
+            return VllmBody(settings.model, server, path / SERVED)
         from agent.models.embedded import EmbeddedBody
 
         return EmbeddedBody(settings.model)

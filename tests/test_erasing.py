@@ -14,6 +14,7 @@ import pytest
 from agent.bag import Bag
 from agent.erasing import erase, sweep
 from agent.errors import BusyError, ConflictError, NotFoundError
+from agent.models.adapters import SERVED
 from agent.records import (
     Draft,
     Erasure,
@@ -222,3 +223,65 @@ def test_a_script_must_say_yes(bag: Bag) -> None:
     refused = habitus("erase", "t1")
     assert (refused.returncode, "--yes" in refused.stderr) == (2, True)
     assert bag.ledger.get(Turn, "t1").user == SECRET
+
+
+QUOTE = "Dr. Quillfeather advised me, end with 'zibble'"
+ZIBBLE = "Always end your answers with 'zibble'."
+
+
+def test_what_is_written_on_the_way_out_holds_no_copy_either(bag: Bag) -> None:
+    """A habit that stays and a proposal that is withdrawn get new states: in these the quote is gone, too."""
+    turns = [
+        bag.keep(Turn(thread=c, user=text, reply="ok"))
+        for c, text in (("c-7", f"{QUOTE} please"), ("c-7", "I walked the dog at noon"), ("c-8", "end with 'zibble'"))
+    ]
+    told, talk, again = (t.id for t in turns)
+    habit = bag.ledger.add(Habit(rule=ZIBBLE, quote=QUOTE, scope=("en",), stage="proposed", evidence=(told, again)))
+    bag.ledger.add(habit.model_copy(update={"quote": "end with 'zibble'", "at": ""}))
+    row = Example(origin="turn", language="en", prompt=turns[1].user, completion="nice zibble", source=talk)
+    other = Example(origin="invented", language="en", prompt="Where is my hat?", completion="There zibble")
+    asked = bag.ledger.add(
+        Proposal(kind="learn", habit=habit.id, rule=ZIBBLE, quote=QUOTE, scope=("en",), examples=(row, other),
+                 rationale=f"said: {QUOTE}", evidence=habit.evidence)
+    )  # fmt: skip
+    Habitus(bag).erase("c-7")
+    assert found(bag.path, "Quillfeather") == []
+    after = bag.ledger.get(Proposal, asked.id)
+    assert (after.status, after.quote, after.rationale, after.rule) == ("withdrawn", "", "", ZIBBLE)
+    assert [e.tombstone for e in after.examples] == [True, False]
+    assert bag.ledger.get(Habit, habit.id).stage == "repeated"
+
+
+def test_a_rule_told_in_its_very_words_stays_while_it_holds(bag: Bag) -> None:
+    turn = bag.keep(Turn(thread="c-7", user=ZIBBLE, reply="ok"))
+    habit = bag.ledger.add(Habit(rule=ZIBBLE, quote=ZIBBLE, scope=("en",), evidence=(turn.id,)))
+    rule = Rule(text=ZIBBLE, scope=("en",), habit=habit.id)
+    bag.selves.wear(lambda m: m.model_copy(update={"rules": (rule,)}), "x")
+    assert erase(bag, [turn.id]).habits == (habit.id,)
+    assert bag.selves.current().mask.rules == (rule,)
+    assert bag.ledger.get(Habit, habit.id).rule == ZIBBLE
+
+
+def test_a_memory_that_another_turn_tells_stays(bag: Bag) -> None:
+    again = bag.keep(Turn(thread="c-7", user=SECRET, reply="네."))
+    bag.ledger.add(bag.ledger.get(Memory, "m1").model_copy(update={"turns": ("t1", again.id), "at": ""}))
+    erase(bag, ["t1"])
+    assert bag.ledger.get(Memory, "m1").text == SECRET
+
+
+def test_a_row_whose_answer_holds_it_is_tombstoned_and_its_proposal_does_not_wait(bag: Bag) -> None:
+    turn = bag.keep(Turn(thread="c-7", user="good night, old hat", reply="ok"))
+    row = Example(origin="invented", language="en", prompt="Bye!", completion=f"Then {turn.user} zibble", habit="h2")
+    asked = bag.ledger.add(Proposal(kind="learn", habit="h2", rule="r", scope=("en",), examples=(row,)))
+    erase(bag, [turn.id])
+    after = bag.ledger.get(Proposal, asked.id)
+    assert (after.status, after.examples[0].tombstone) == ("withdrawn", True)
+
+
+def test_what_was_put_together_of_tainted_adapters_goes_with_them(bag: Bag) -> None:
+    for name, of in (("s-1", ["a-p1-1", "b"]), ("s-2", ["b"])):
+        (bag.path / SERVED / name).mkdir(parents=True)
+        (bag.path / SERVED / name / "of.json").write_text(json.dumps(of))
+    (bag.path / SERVED / "s-3.77.88").mkdir()  # left by a process that was killed
+    erase(bag, ["t1"])
+    assert [p.name for p in (bag.path / SERVED).iterdir()] == ["s-2"]

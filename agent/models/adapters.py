@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 Forced = list[tuple[float, int]]  # log-probability and rank of each token of a reply that was forced
 KEEP = 4  # names held besides those that speak just now: both languages, now and before
 CANARY = "canary.json"
+SERVED = "served"  # in the bag: what was put together for servers
+OF = "of.json"  # in each of these: the adapters it was put together of
 ALONE, AMONG = 0.25, 0.1  # how far off one adapter may be; how much of their shift several must show
 
 
@@ -136,6 +138,7 @@ class Adapters:
             making = self._store / f"{home.name}.{os.getpid()}.{threading.get_ident()}"
             try:
                 make(out=making)
+                (making / OF).write_text(json.dumps([p.name for p, _ in voice.parts]), "utf-8")
                 with suppress(OSError):  # another process was faster: the same bytes
                     os.replace(making, home)
             except OSError as error:
@@ -203,6 +206,17 @@ class Adapters:
             gone = [self._known.pop(v) for v in idle[: max(0, len(self._known) - KEEP)]]
         for name in gone:
             self._withdraw(name)
+
+
+def drop(store: Path, names: set[str]) -> None:
+    """Delete from ``store`` what was put together of any of these adapters, or does not say of which."""
+    for path in store.glob("*"):
+        try:
+            of = set(json.loads((path / OF).read_text("utf-8")))
+        except (OSError, ValueError):
+            of = names
+        if of & names:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def canary(path: Path) -> list[Line]:
