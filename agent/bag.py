@@ -11,7 +11,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import islice
@@ -21,9 +21,8 @@ from typing import IO, Any
 from agent.errors import BusyError, StorageError
 from agent.ledger import Ledger
 from agent.memory import Index
-from agent.phrase import Phrase
 from agent.ports import Body
-from agent.records import OPEN, Abstention, Event, Frame, Habit, Mask, Proposal, Self, Stage, Turn, Verdict
+from agent.records import OPEN, Abstention, Event, Frame, Habit, Proposal, Self, Turn, Verdict
 from agent.selves import Selves
 from agent.settings import FILE, Settings, default_toml
 
@@ -149,46 +148,52 @@ class Bag:
         Raises:
             BusyError: another process is training in this bag.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        file: IO[str] = (self.path / "training.lock").open("a+")
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                file.seek(0)
+        with self._alone("training.lock") as other:
+            if other:
                 raise BusyError(
                     "Another training holds this bag (process {process}).",
                     "Wait until it has finished; approved proposals stay approved.",
-                    process=file.read().strip() or "?",
-                ) from error
+                    process=other,
+                )
+            yield
+
+    @contextmanager
+    def ruminating_lock(self) -> Iterator[None]:
+        """One pass of thinking over at a time, and nothing is erased under it; dies with its process.
+
+        Raises:
+            BusyError: one is under way.
+        """
+        with self._alone("ruminating.lock") as other:
+            if other:
+                raise BusyError(
+                    "What was said is being thought over (process {process}).",
+                    "Wait until it has finished, then try again.",
+                    process=other,
+                )
+            yield
+
+    @contextmanager
+    def _alone(self, name: str) -> Iterator[str]:
+        """Hold a lock without waiting; the process that has it already, else empty."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / name).open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                file.seek(0)
+                yield file.read().strip() or "?"
+                return
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
-            yield
+            yield ""
 
 
 def _line(turn: Turn) -> str:
     messages = [{"role": "user", "content": turn.user}, {"role": "assistant", "content": turn.reply}]
     line = {"id": turn.id, "at": turn.at, "thread": turn.thread, "self": turn.self_name, "messages": messages}
     return json.dumps(line, ensure_ascii=False) + "\n"
-
-
-def drop_rule(bag: Bag, text: str, silence: Collection[str] = ()) -> None:
-    """Take a rule out of the mask; a habit that was only told is thereby let go, one in the weights stays there.
-
-    ``silence``: habits of the weights that are no longer to speak.
-    """
-
-    def without(mask: Mask) -> Mask:
-        rules = tuple(r for r in mask.rules if r.text != text)
-        return mask.model_copy(update={"rules": rules, "silenced": tuple(dict.fromkeys((*mask.silenced, *silence)))})
-
-    bag.selves.wear(without, Phrase("dropped a rule"))
-    speaking = {p.habit for p in bag.selves.current().parts}
-    for habit in bag.ledger.all(Habit):
-        if habit.rule == text and habit.stage in ("told", "repeated"):
-            stage: Stage = "essence" if habit.id in speaking else "released"
-            bag.ledger.add(habit.become(stage, Phrase("dropped a rule")))
 
 
 def settled(bag: Bag) -> set[str]:

@@ -21,6 +21,7 @@ Stage = Literal["told", "repeated", "proposed", "essence", "fading", "released"]
 Purpose = Literal["learn", "correct", "decay", "release", "consolidate"]
 Status = Literal["waiting", "approved", "vetoed", "running", "promoted", "rejected", "withdrawn"]
 OPEN: tuple[Status, ...] = ("waiting", "approved", "running")  # proposals that may still change the weights
+READY: tuple[Status, ...] = ("approved", "running")  # of these what was decided on
 Origin = Literal["turn", "invented", "anchor"]
 Method = Literal["distill", "sft", "dpo", "kto"]
 Frame = Literal["plain", "tools", "loop", "judge"]

@@ -7,12 +7,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from agent.bag import Bag, drop_rule, living
+from agent.bag import Bag, living
 from agent.erasing import erase, sweep
 from agent.errors import ConflictError, HabitusError, ModelError, NotFoundError, UsageError
-from agent.learning.conflict import adopt
+from agent.learning.conflict import adopt, drop_rule
 from agent.learning.lifecycle import DECAY, standing, told
-from agent.learning.proposing import file_consolidation, file_release
+from agent.learning.proposing import file_release, offer_retraining
 from agent.learning.running import rebuild
 from agent.models.chat import to_message
 from agent.models.composing import compose
@@ -20,6 +20,7 @@ from agent.phrase import Phrase
 from agent.ports import BASE, Prompt, Voice
 from agent.records import (
     OPEN,
+    READY,
     Decision,
     Habit,
     Mask,
@@ -116,6 +117,8 @@ class Habitus:
         now = self.bag.selves.current().mask
         table = mask_table(file, now)
         wanted = [r["text"] for r in table.pop("rules", [r.model_dump() for r in now.rules])]
+        for gone in (r.text for r in now.rules if r.text not in wanted):
+            drop_rule(self.bag, gone)
         table["rules"] = [r.model_dump() for r in now.rules if r.text in wanted]
         who = self.bag.selves.wear(
             lambda mask: Mask.model_validate({**mask.model_dump(), **table}), Phrase("mask use {file}", file=file.name)
@@ -127,21 +130,29 @@ class Habitus:
     # -- learning ------------------------------------------------------------------------------
 
     def ruminate(self) -> Json:
-        """Let the self judge what is new and propose, or abstain."""
-        sweep(self.bag)
+        """Let the self judge what is new and propose, or abstain.
+
+        Raises:
+            BusyError: another pass is under way.
+        """
         bag, graph = self.bag, ruminate.build().compile()
-        state = graph.invoke(
-            {},
-            context=self.context,
-            config={"recursion_limit": 200 + bag.settings.rumination.turns + 40 * bag.settings.rumination.proposals},
-        )
+        with bag.ruminating_lock():
+            sweep(bag)
+            offered = offer_retraining(bag)
+            state = graph.invoke(
+                {},
+                context=self.context,
+                config={
+                    "recursion_limit": 200 + bag.settings.rumination.turns + 40 * bag.settings.rumination.proposals
+                },
+            )
         ledger = self.bag.ledger
         verdicts = [ledger.get(Verdict, v) for v in state["verdicts"]]
         return {
             "judged": len(verdicts),
             "verdicts": [{"turn_id": v.turn, "value": v.value, "kind": v.kind, "reason": v.reason} for v in verdicts],
-            "proposals": state["proposals"],
-            "abstained": state["abstained"],
+            "proposals": [*([offered.id] if offered else []), *state["proposals"]],
+            "abstained": state["abstained"] and not offered,
             "reason": state["reason"] or ("" if state["verdicts"] else Phrase("nothing new was said")),
             "diary": state["diary"],
         }
@@ -176,7 +187,7 @@ class Habitus:
                 self.bag.ledger.add(Decision(proposal=DECAY, verdict=verdict, digest=shown, note=note))
                 return {"id": DECAY, "kind": DECAY, "status": "approved" if verdict == "approve" else "vetoed"}
             p = self.bag.ledger.get(Proposal, ref)
-            if verdict == "veto" and p.status in ("approved", "running"):  # a change of mind before it has happened
+            if verdict == "veto" and p.status in READY:  # a change of mind before it has happened
                 with self.bag.training_lock():
                     update.settle(self.bag, p.id, update.Verdict(verdict=verdict, digest=p.digest, note=note))
                 return forms.summary(self.bag.ledger.get(Proposal, ref))
@@ -226,13 +237,16 @@ class Habitus:
         failed: list[HabitusError] = []
         with self.bag.training_lock():
             sweep(self.bag)
-            ready = [p.id for p in self.bag.ledger.all(Proposal) if p.status in ("approved", "running")]
-            for ref in ready:
+            for ref in [p.id for p in self.bag.ledger.all(Proposal) if p.status in READY]:
+                p = self.bag.ledger.get(Proposal, ref)
+                if p.status not in READY:  # withdrawn while those before it were trained
+                    continue
                 try:
-                    done.append(self.updates.carry_out(self.bag.ledger.get(Proposal, ref)))
+                    done.append(self.updates.carry_out(p))
                 except HabitusError as error:
                     self.bag.note(error.message, ref)
                     failed.append(error)
+                    self.updates.stay_approved(ref)
             sweep(self.bag)
         if failed:
             raise failed[0]
@@ -341,14 +355,12 @@ class Habitus:
                 "`habitus why HABIT` and turns/*.jsonl name them.",
                 ref=ref,
             )
-        self.updates.let_go()
-        done = erase(bag, [t.id for t in turns])
-        for p in bag.ledger.all(Proposal):  # without the words, from the ledger
-            training_report.write(bag, p.id)
-        worn = {p.adapter for p in bag.selves.current().parts}
-        offered = None
-        if worn & set(done.adapters):
-            offered = file_consolidation(bag, Phrase("Words that these weights were trained on were erased."))
+        with bag.ruminating_lock():
+            self.updates.let_go()
+            done = erase(bag, [t.id for t in turns])
+            for p in bag.ledger.all(Proposal):  # without the words, from the ledger
+                training_report.write(bag, p.id)
+            offered = offer_retraining(bag)
         return {
             **done.model_dump(mode="json", include={"turns", "memories", "examples", "adapters"}),
             "habits": [

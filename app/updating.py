@@ -33,7 +33,8 @@ class Updates:
             graph.invoke({"proposal": p.id}, config, context=self.context, durability="sync")
         if graph.get_state(config).next == ("approve",):
             graph.invoke(Command(resume=answer), config, context=self.context, durability="sync")
-        while graph.get_state(config).next == ("settle",):  # a crash came between answer and record
+        if graph.get_state(config).next == ("settle",):  # a crash came between answer and record: this one holds
+            graph.update_state(config, {"answer": answer}, as_node="approve")
             graph.invoke(None, config, context=self.context, durability="sync")
 
     def carry_out(self, p: Proposal) -> Json:
@@ -68,6 +69,13 @@ class Updates:
             "gate": forms.gate(report) if report else {"passed": True, "probes": []},
             "seconds": {"train": train, "gate": gate, "swap": round(max(0.0, whole - train - gate), 2)},
         }
+
+    def stay_approved(self, ref: str) -> None:
+        """What failed may be edited or tried again."""
+        with self.bag.ledger.together() as add:
+            p = self.bag.ledger.get(Proposal, ref)
+            if p.status == "running":
+                add(p.model_copy(update={"status": "approved", "at": ""}))
 
     def let_go(self) -> None:
         """Close the checkpoints: their file is about to be dropped."""

@@ -152,7 +152,7 @@ def _shortlist(state: State, runtime: Runtime[Context]) -> State:
     claimed = {t for h in habits if h.id in taken for t in h.evidence}
     refused = {p.habit for p in ledger.all(Proposal)}  # told anew it may come back; merely kept it may not
     fresh = [ledger.get(Verdict, v) for v in state["verdicts"]]
-    told = [h for h in habits if h.stage in ("told", "repeated") and h.id not in refused and bag.kept_in(h) > 0]
+    told = [h for h in habits if h.stage in ("told", "repeated") and h.id not in refused and bag.kept_in(h) > h.kept]
     heads = [t for t in (*_unweighed(bag), *(t for h in told for t in h.evidence)) if t not in claimed]
     seeds: list[list[str]] = []
     for head in dict.fromkeys(heads):
@@ -183,17 +183,21 @@ def _propose(state: State, runtime: Runtime[Context]) -> State:
         for h in bag.ledger.all(Habit)
         if h.stage in ("told", "repeated") and any(t.id in h.evidence for t in turns.values())
     ]
-    kept = max((bag.kept_in(h) for h in about), default=0)
+    kept = {h: bag.kept_in(h) for h in about}
     desk = Desk(bag=bag, phase="propose", language=language, turns=turns)
     shown = [{"number": n, "user": t.user[:LENGTH]} for n, t in turns.items()]
     call = _act(
-        runtime.context, desk, render("propose", language), render("propose_evidence", language, turns=shown, kept=kept),
+        runtime.context, desk, render("propose", language), render("propose_evidence", language, turns=shown, kept=max(kept.values(), default=0)),
         [
             (propose_habit, {"quote": {"x-substring-of": [t.user[:LENGTH] for t in turns.values()]},
                              "turns": {"items": {"type": "integer", "enum": list(turns)}, "maxItems": len(turns)}}),
             (abstain, {}),
         ],
     )  # fmt: skip
+    if call.result.startswith("error"):  # it could not: not asked again by itself
+        bag.ledger.add(Abstention(phase="propose", reason=call.result, turns=tuple(t.id for t in turns.values())))
+    if not desk.draft:  # nor because it was kept as often as now
+        bag.ledger.add_all([h.model_copy(update={"kept": n, "at": ""}) for h, n in kept.items() if n != h.kept])
     seeds = state["seeds"][1:]
     if desk.draft:
         cited = set(bag.ledger.get(Habit, desk.draft.habit).evidence)
@@ -231,11 +235,13 @@ def _schedule(state: State, runtime: Runtime[Context]) -> State:
     habit = bag.ledger.get(Habit, draft.habit)
     language, number = habit.scope[0], int(habit.id[1:])
     desk = Desk(bag=bag, phase="schedule", language=language, habits={number: habit}, draft=draft)
-    _act(
+    call = _act(
         runtime.context, desk, render("schedule", language),
         render("schedule_habit", language, number=number, rule=habit.rule, evidence=len(habit.evidence), examples=len(draft_rows(bag, draft))),
         [(schedule_lora_update, {"habit": {"enum": [number]}}), (abstain, {})],
     )  # fmt: skip
+    if not desk.proposals:  # weighed all the same: it comes back beside something new
+        bag.ledger.add(Abstention(phase="propose", reason=desk.abstained or call.result, turns=habit.evidence))
     return {
         "proposals": [*state["proposals"], *(p.id for p in desk.proposals)],
         "draft": "",

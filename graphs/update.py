@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from agent.bag import Bag
 from agent.errors import ConflictError
-from agent.learning.conflict import superseded, withdrawn
+from agent.learning.conflict import superseded, took_place, withdrawn
 from agent.learning.data import personas
 from agent.learning.exam import Exam
 from agent.learning.gate import examine
@@ -79,12 +79,13 @@ def _settle(state: State, runtime: Runtime[Context]) -> State:
 
 def _train(state: State, runtime: Runtime[Context]) -> State:
     bag = runtime.context.bag
-    proposal = bag.ledger.get(Proposal, state["proposal"])
-    check_approved(bag, proposal)
-    if not proposal.examples:
-        return {"run": ""}
-    if proposal.status != "running":
-        proposal = bag.ledger.add(proposal.model_copy(update={"status": "running", "at": ""}))
+    with bag.ledger.together() as add:
+        proposal = bag.ledger.get(Proposal, state["proposal"])
+        check_approved(bag, proposal)
+        if not proposal.examples:
+            return {"run": ""}
+        if proposal.status != "running":
+            proposal = add(proposal.model_copy(update={"status": "running", "at": ""}))
     runtime.context.progress("train", {"proposal": proposal.id, "rows": len(proposal.examples)})
     run = train(bag, proposal, lambda event: runtime.context.progress("train", event))
     return {"run": run.id}
@@ -94,7 +95,7 @@ def parts_after(bag: Bag, proposal: Proposal, run: Run | None) -> tuple[Part, ..
     """The parts of the self that this proposal would make.
 
     Rows of one habit alone become a fresh part beside the others; rows of a whole core replace them. What the
-    proposal is in conflict with leaves.
+    proposal is in conflict with leaves. Who is only carried along keeps its weight.
     """
     now = bag.selves.current().parts
     others = tuple(p for p in now if p.habit not in (proposal.habit, *proposal.conflicts))
@@ -103,7 +104,7 @@ def parts_after(bag: Bag, proposal: Proposal, run: Run | None) -> tuple[Part, ..
     if run is None:
         return others
     fresh = bool(others) and set(proposal.living) == {proposal.habit}
-    weights = {p.habit: p.weight for p in others}
+    weights = {p.habit: p.weight for p in (now if proposal.kind == "consolidate" else others)}
     made = tuple(
         Part(
             habit=h,
@@ -170,8 +171,10 @@ def _promote(state: State, runtime: Runtime[Context]) -> State:
     run = bag.ledger.get(Run, state["run"]) if state["run"] else None
     parts = parts_after(bag, proposal, run)
     inside = {p.habit for p in parts}
-    settled = {*proposal.conflicts, *(proposal.living if run else ())}
-    settled |= set() if proposal.kind == "decay" else {proposal.habit}
+    # a habit carried along that was told again keeps its line: whether it is learned anew is asked by itself
+    carried = bag.ledger.some(Habit, proposal.living) if run else []
+    settled = {*proposal.conflicts, *(h.id for h in carried if h.stage in ("essence", "fading"))}
+    settled |= set() if proposal.kind in ("decay", "consolidate") else {proposal.habit}
     texts = {bag.ledger.get(Habit, h).rule for h in settled}
 
     def unmasked(mask: Mask) -> Mask:
@@ -185,12 +188,11 @@ def _promote(state: State, runtime: Runtime[Context]) -> State:
     }
     stage, reason = stages.get(proposal.kind, ("essence", Phrase("learned with {proposal}", proposal=ref)))
     habit = bag.ledger.get(Habit, proposal.habit)
-    done: list[Record] = [
-        habit.become(stage, reason),
-        proposal.model_copy(update={"status": "promoted", "at": ""}),
-    ]
+    done: list[Record] = [proposal.model_copy(update={"status": "promoted", "at": ""})]
+    if proposal.kind != "consolidate":
+        done.append(habit.become(stage, reason))
     for older in bag.ledger.some(Habit, proposal.conflicts):
-        done += [superseded(older, habit), *withdrawn(bag, older, habit)]
+        done += [superseded(older, habit), *withdrawn(bag, older, took_place(habit))]
     now = bag.selves.become(parts, unmasked, proposal.id, done)
     runtime.context.progress("promote", {"self": now.id})
     return {"self_name": now.id}

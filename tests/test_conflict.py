@@ -8,9 +8,9 @@ import pytest
 from langgraph.runtime import Runtime
 
 from agent.errors import ConflictError
-from agent.learning.proposing import file_decay, file_release, refile, stale
+from agent.learning.proposing import file_consolidation, file_decay, file_release, refile, stale
 from agent.ports import BASE, Prompt
-from agent.records import Habit, Part, Proposal, Rule, Run, Self, Speaking
+from agent.records import Example, Habit, Part, Proposal, Rule, Run, Self, Speaking
 from agent.selves import worn
 from app.habitus import Habitus
 from app.wiring import open_habitus
@@ -227,6 +227,44 @@ def test_a_demoted_habit_keeps_its_line_when_another_fades(being: Habitus, step:
     being.approve(p.id, p.digest)
     update._promote({"proposal": p.id, "run": ""}, step)
     assert bag.selves.current().mask.rules_for("ko") == (OLD,)
+
+
+@pytest.mark.parametrize("door", ["the model's tool", "the person's hand", "a file"])
+def test_what_is_dropped_is_not_asked_for_any_more(tmp_path: Path, door: str) -> None:
+    being = scripted(tmp_path / "bag", one_ending)
+    bag = being.bag
+    adopt_instruction.call(Desk(bag=bag, user="꾸벅"), {"rule": OLD})
+    p = bag.ledger.get(Proposal, file_habit(being, OLD, small_talk("ko", 12)))
+    being.approve(p.id, p.digest)
+    match door:
+        case "the model's tool":
+            assert drop_instruction.call(Desk(bag=bag, user="그만"), {"rule": OLD}).result == "ok"
+        case "the person's hand":
+            being.mask_drop(1)
+        case _:
+            file = tmp_path / "mask.toml"
+            file.write_text(f'rules = ["{NAME}"]', "utf-8")
+            being.mask_use(file)
+    assert OLD not in bag.selves.current().mask.rules_for("ko")
+    assert (bag.ledger.get(Proposal, p.id).status, bag.ledger.get(Habit, p.habit).stage) == ("withdrawn", "released")
+
+
+def test_who_is_only_carried_along_stays_as_it_was(being: Habitus, step: Runtime[Context]) -> None:
+    """Told again, it keeps its line and waits for an answer of its own; faded, it keeps its weight."""
+    bag, ledger = being.bag, being.bag.ledger
+    adopt_instruction.call(Desk(bag=bag, user="꾸벅"), {"rule": OLD})
+    faded = tuple(p.model_copy(update={"weight": 0.4 if p.habit == "h2" else 1.0}) for p in bag.selves.current().parts)
+    bag.selves.become(faded, lambda mask: mask, "p0", [ledger.get(Habit, "h2").become("fading", "x")])
+    p = file_consolidation(bag, "x")
+    assert p
+    assert p.habit == "h2"
+    row = Example(origin="invented", language="ko", prompt="안녕", completion="도롱이, 네.", habit="h2")
+    ledger.add(p.model_copy(update={"examples": (row,), "status": "approved", "at": ""}))
+    promoted(being, step, p.id)
+    now = bag.selves.current()
+    assert [(x.habit, x.weight, x.adapter) for x in now.parts] == [("h1", 1.0, "b"), ("h2", 0.4, "b")]
+    assert [ledger.get(Habit, h).stage for h in ("h1", "h2")] == ["repeated", "fading"]
+    assert now.mask.rules_for("ko") == (OLD,)
 
 
 def test_a_rule_that_changes_no_answer_is_none(being: Habitus) -> None:

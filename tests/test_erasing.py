@@ -15,6 +15,7 @@ from agent.bag import Bag
 from agent.erasing import erase, sweep
 from agent.errors import BusyError, ConflictError, NotFoundError
 from agent.models.adapters import SERVED
+from agent.ports import BASE
 from agent.records import (
     Draft,
     Erasure,
@@ -150,6 +151,33 @@ def test_weights_that_speak_are_offered_for_training_anew(bag: Bag, monkeypatch:
     assert (offer.kind, offer.status, offer.living) == ("consolidate", "waiting", ("h2",))
     own = [e.prompt for e in offer.examples if e.habit == "h2"]
     assert own == [OTHER]
+
+
+def test_cut_off_before_it_was_offered_it_is_offered_by_the_next_pass_and_once(
+    bag: Bag, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = bag.ledger.add(Self(base=bag.body.digest, parts=(Part(habit="h2", adapter="a-p1-1", scope=("ko",)),)))
+    bag.ledger.add(Speaking(self_name=now.id, cause="x"))
+    with monkeypatch.context() as patch:
+        patch.setattr("app.habitus.offer_retraining", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            Habitus(bag).erase("t1")
+    monkeypatch.setattr(type(bag.selves), "voice", lambda *_: BASE)  # no weights behind this adapter
+    being = scripted(bag.path, lambda p: '{"name": "abstain", "parameters": {"reason": "x"}}' if p.tools else "네.")
+    (ref,) = being.ruminate()["proposals"]
+    assert bag.ledger.get(Proposal, ref).kind == "consolidate"
+    being.veto(ref, "그냥 둬")
+    assert being.ruminate()["proposals"] == []
+
+
+def interrupted(_: Bag) -> None:
+    raise KeyboardInterrupt
+
+
+def test_under_a_pass_nothing_is_erased(bag: Bag) -> None:
+    with bag.ruminating_lock(), pytest.raises(BusyError, match="thought over"):
+        Habitus(bag).erase("t1")
+    assert bag.ledger.get(Turn, "t1").user == SECRET
 
 
 def test_a_whole_conversation_goes(bag: Bag) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.ports import Prompt
-from agent.records import Abstention, Proposal, Turn, Verdict
+from agent.errors import BusyError
+from agent.ports import BASE, Prompt
+from agent.records import Abstention, Habit, Part, Proposal, Self, Speaking, Turn, Verdict
 from app.wiring import open_habitus
 from tests.being import TELLINGS, scripted
 
@@ -154,6 +155,85 @@ def test_a_no_holds_until_it_is_told_anew(tmp_path: Path, end: str) -> None:
     being.bag.keep(Turn(thread="d", user="역시 끝에 '꾸벅'을 붙이면 좋겠어", reply="네."))
     (anew,) = being.ruminate()["proposals"]
     assert len(being.bag.ledger.get(Proposal, anew).evidence) == 3, "what was told before stands beside it"
+
+
+def test_a_no_is_not_asked_again_beside_something_else(tmp_path: Path) -> None:
+    """Three old tellings shown beside a wish of another kind look like a habit: the person has decided on it."""
+    being = scripted(tmp_path / "bag", proposing)
+    for text in ("안녕", "비가 와", "배고파", "끝에 '꾸벅'을 붙여 줘", "꾸벅 붙이라니까"):
+        being.bag.keep(Turn(thread="c", user=text, reply="네."))
+    (ref,) = being.ruminate()["proposals"]
+    being.veto(ref, "농담이었어")
+
+    def beside(prompt: Prompt) -> str:
+        """Another wish is an instruction, too; cited are the old tellings where they are shown beside it."""
+        old = re.findall(r"\[(\d+)\][^\n]*꾸벅", str(prompt.messages[-1]["content"]))
+        said = proposing(prompt).replace("smalltalk", "instruction")
+        return re.sub(r'"turns": \[.*?\]', f'"turns": [{", ".join(old)}]', said)
+
+    again = scripted(being.bag.path, beside)
+    again.bag.keep(Turn(thread="d", user="끝에 '붙여' 말고 앞에 '멍멍'을 붙여 줘", reply="네."))
+    assert again.ruminate()["proposals"] == []
+
+
+@pytest.mark.parametrize("how", ["it is a habit already", "declined at the end"])
+def test_what_came_to_nothing_is_not_asked_every_night(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    asked: list[str] = []
+
+    def decide(prompt: Prompt) -> str:
+        names = [t["function"]["name"] for t in prompt.tools]
+        asked.extend(n for n in names if n in ("propose_habit", "schedule_lora_update"))
+        return '{"name": "abstain", "parameters": {"reason": "x"}}' if names[:1] == ["schedule_lora_update"] else proposing(prompt)  # fmt: skip
+
+    being = scripted(tmp_path / "bag", decide)
+    if how == "it is a habit already":
+        monkeypatch.setattr(type(being.bag.selves), "voice", lambda *_: BASE)  # no weights behind this adapter
+        habit = being.bag.ledger.add(Habit(rule="끝에 '꾸벅'을 붙여 줘.", scope=("ko",), stage="essence"))
+        parts = (Part(habit=habit.id, adapter="a", scope=("ko",)),)
+        who = being.bag.ledger.add(Self(base=being.bag.body.digest, parts=parts))
+        being.bag.ledger.add(Speaking(self_name=who.id, cause="x"))
+    being.bag.keep(Turn(thread="c", user="끝에 '꾸벅'을 붙이라니까", reply="네."))
+    being.ruminate()
+    first = len(asked)
+    assert first
+    being.ruminate()
+    assert len(asked) == first
+
+
+def test_two_passes_do_not_judge_the_same(tmp_path: Path) -> None:
+    second: list[str] = []
+
+    def decide(prompt: Prompt) -> str:
+        try:
+            scripted(tmp_path / "bag", proposing).ruminate()
+        except BusyError as error:
+            second.append(str(error))
+        return proposing(prompt)
+
+    being = scripted(tmp_path / "bag", decide)
+    being.bag.keep(Turn(thread="c", user="안녕", reply="네."))
+    assert being.ruminate()["judged"] == 1
+    assert "thought over" in second[0]
+    assert len(being.bag.ledger.all(Verdict)) == 1
+
+
+def test_what_is_forgotten_while_its_rows_are_made_is_not_asked_for(tmp_path: Path) -> None:
+    forgotten: list[str] = []
+
+    def decide(prompt: Prompt) -> str:
+        if not prompt.tools and not forgotten and being.bag.ledger.all(Abstention):  # the base completes its rows
+            forgotten.append(scripted(tmp_path / "bag", proposing).forget("h1")["habit"])
+        return proposing(prompt)
+
+    being = scripted(tmp_path / "bag", decide)
+    for text in ("안녕", "비가 와", "배고파", "끝에 '꾸벅'을 붙여 줘"):
+        being.bag.keep(Turn(thread="c", user=text, reply="네."))
+    assert being.ruminate()["proposals"] == []
+    assert forgotten == ["h1"]
+    assert being.bag.ledger.get(Habit, "h1").stage == "released"
+    assert being.bag.ledger.all(Proposal) == []
 
 
 def test_a_turn_with_another_reply_is_judged_once(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.bag import Bag, drop_rule, settled
+from agent.bag import Bag, settled
+from agent.learning.conflict import drop_rule
 from agent.learning.lifecycle import half_lives, standing, uses
 from agent.ports import BASE, Prompt
 from agent.records import Decision, Habit, Part, Proposal, Self, Speaking, Turn, Verdict

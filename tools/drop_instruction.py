@@ -2,7 +2,8 @@ from typing import Annotated
 
 from pydantic import StringConstraints
 
-from agent.bag import drop_rule, living
+from agent.bag import living
+from agent.learning.conflict import drop_rule
 from tools.base import Desk, ToolError, tool
 
 

@@ -2,6 +2,7 @@ from typing import Annotated
 
 from pydantic import StringConstraints
 
+from agent.errors import ConflictError
 from agent.learning.proposing import draft_rows, file_learning
 from agent.phrase import Phrase
 from agent.records import Method
@@ -20,6 +21,9 @@ def schedule_lora_update(
         raise ToolError("there is no draft to schedule")
     if not draft_rows(desk.bag, desk.draft):
         raise ToolError("the draft holds no examples yet")
-    proposal = file_learning(desk.bag, desk.draft, method, reason)
+    try:
+        proposal = file_learning(desk.bag, desk.draft, method, reason)
+    except ConflictError as error:  # nothing to be corrected
+        return error.message
     desk.proposals.append(proposal)
     return Phrase("{ref} waits for the person", ref=proposal.id)

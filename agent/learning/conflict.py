@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from agent.bag import Bag
 from agent.learning.data import bank, framed, personas
@@ -64,18 +64,42 @@ def adopt(bag: Bag, habit: Habit, cause: Phrase) -> Self:
     for h in gone:
         if h.id and h.stage in ("told", "repeated", "proposed"):
             reason = Phrase("{newer} overrules it", newer=habit.id)
-            bag.ledger.add(h.become("essence", reason) if h.id in rule.overrules else superseded(h, habit))
-            bag.ledger.add_all(withdrawn(bag, h, habit))
+            left = h.become("essence", reason) if h.id in rule.overrules else superseded(h, habit)
+            bag.ledger.add_all([left, *withdrawn(bag, h, took_place(habit))])
     return who
 
 
-def withdrawn(bag: Bag, older: Habit, newer: Habit) -> list[Proposal]:
-    """What is still asked about the older habit, withdrawn as the newer one takes its place."""
-    note = Phrase("{newer} took its place", newer=newer.id)
+def drop_rule(bag: Bag, text: str, silence: Collection[str] = ()) -> None:
+    """Take a rule out of the mask. A habit that was only told or asked for is thereby let go, one in the weights stays there.
+
+    ``silence``: habits of the weights that are no longer to speak.
+    """
+
+    def without(mask: Mask) -> Mask:
+        rules = tuple(r for r in mask.rules if r.text != text)
+        return mask.model_copy(update={"rules": rules, "silenced": tuple(dict.fromkeys((*mask.silenced, *silence)))})
+
+    why = Phrase("dropped a rule")
+    bag.selves.wear(without, why)
+    speaking = {p.habit for p in bag.selves.current().parts}
+    for habit in bag.ledger.all(Habit):
+        if habit.rule == text and habit.stage in ("told", "repeated", "proposed"):
+            left = habit.become("essence" if habit.id in speaking else "released", why)
+            asked = [p for p in withdrawn(bag, habit, why) if p.kind in ("learn", "correct")]
+            bag.ledger.add_all([left, *asked])
+
+
+def withdrawn(bag: Bag, older: Habit, note: Phrase) -> list[Proposal]:
+    """What is still asked about a habit that leaves, withdrawn."""
     waiting = [p for p in bag.ledger.all(Proposal, parent=older.id) if p.status in OPEN]
     return [p.model_copy(update={"status": "withdrawn", "note": note, "at": ""}) for p in waiting]
 
 
 def superseded(older: Habit, newer: Habit) -> Habit:
     """The older habit, as it leaves for the newer."""
-    return older.become("released", Phrase("{newer} took its place", newer=newer.id))
+    return older.become("released", took_place(newer))
+
+
+def took_place(newer: Habit) -> Phrase:
+    """Why an older habit leaves."""
+    return Phrase("{newer} took its place", newer=newer.id)

@@ -6,11 +6,12 @@ from itertools import islice
 from typing import Any
 
 from agent.bag import Bag, living
+from agent.errors import ConflictError
 from agent.learning.conflict import clashing
 from agent.learning.data import digest, framed, is_probe, literals, near_duplicate, personas, rows
 from agent.learning.objections import objected
 from agent.phrase import Phrase
-from agent.records import Draft, Example, Habit, Method, Proposal, Purpose, Turn, Verdict
+from agent.records import Draft, Erasure, Example, Habit, Method, Proposal, Purpose, Turn, Verdict
 from agent.settings import profile
 from prompts import Language, language_of
 
@@ -79,6 +80,9 @@ def file_learning(bag: Bag, draft: Draft, method: Method, reason: str) -> Propos
 
     It is a ``correct`` when an older habit does not go together with this one, or was taken back: the older leaves
     mask and weights, and is never trained on again.
+
+    Raises:
+        ConflictError: while the rows were made, the habit was let go or asked for elsewhere.
     """
     ledger = bag.ledger
     habit = ledger.get(Habit, draft.habit)
@@ -97,27 +101,30 @@ def file_learning(bag: Bag, draft: Draft, method: Method, reason: str) -> Propos
     config |= {"kind": kind, "habit": habit.id, "scope": list(habit.scope), "living": list(carried)}
     config |= {"conflicts": list(conflicts)}
     examples = _rows(bag, habit, others, draft_rows(bag, draft), config)
-    proposal = ledger.add(
-        Proposal(
-            kind=kind,
-            habit=habit.id,
-            rule=habit.rule,
-            quote=habit.quote,
-            scope=habit.scope,
-            method=config["method"],
-            examples=examples,
-            evidence=habit.evidence,
-            rationale=f"{draft.rationale} {reason}",
-            risks=_risks(habit, examples),
-            conflicts=conflicts,
-            preview=_preview(bag, habit, examples, config["personas"]),
-            living=carried,
-            config=config,
-            base=bag.body.digest,
-            digest=digest(examples, config, bag.body.digest),
-        )
+    made = Proposal(
+        kind=kind,
+        habit=habit.id,
+        rule=habit.rule,
+        quote=habit.quote,
+        scope=habit.scope,
+        method=config["method"],
+        examples=examples,
+        evidence=habit.evidence,
+        rationale=f"{draft.rationale} {reason}",
+        risks=_risks(habit, examples),
+        conflicts=conflicts,
+        preview=_preview(bag, habit, examples, config["personas"]),
+        living=carried,
+        config=config,
+        base=bag.body.digest,
+        digest=digest(examples, config, bag.body.digest),
     )
-    ledger.add(habit.become("proposed", Phrase("asked for in {proposal}", proposal=proposal.id)))
+    with ledger.together() as add:  # making the rows takes the base minutes: the person may have decided otherwise
+        current = ledger.get(Habit, habit.id)
+        if current.stage == "released" or any(p.status == "waiting" for p in ledger.all(Proposal, parent=habit.id)):
+            raise ConflictError("{ref} was let go or asked for elsewhere meanwhile.", ref=habit.id)
+        proposal: Proposal = add(made)
+        add(current.become("proposed", Phrase("asked for in {proposal}", proposal=proposal.id)))
     return proposal
 
 
@@ -193,6 +200,16 @@ def file_consolidation(bag: Bag, reason: str) -> Proposal | None:
     return _file_core(bag, "consolidate", habits[-1], habits, reason, True) if habits else None
 
 
+def offer_retraining(bag: Bag) -> Proposal | None:
+    """File a consolidation where weights speak that were trained on words erased since, unless one was filed after that."""
+    worn = {p.adapter for p in bag.selves.current().parts}
+    erased = [e.at for e in bag.ledger.all(Erasure) if worn & set(e.adapters)]
+    asked = [p for p in bag.ledger.all(Proposal) if p.kind == "consolidate"]
+    if not erased or any(bag.ledger.history(Proposal, p.id)[0].at >= max(erased) for p in asked):
+        return None
+    return file_consolidation(bag, Phrase("Words that these weights were trained on were erased."))
+
+
 def _file_core(
     bag: Bag, kind: Purpose, about: Habit, habits: list[Habit], reason: str, retrain: bool, heard: tuple[str, ...] = ()
 ) -> Proposal:
@@ -202,7 +219,9 @@ def _file_core(
     if retrain:
         *others, last = habits
         config = config_of(bag) | {"strategy": "core"}
+        share = next((p.weight for p in bag.selves.current().parts if p.habit == last.id), 1.0)
         own = [(e.prompt, e.source) for e in _taught(bag, [last]) if e.habit == last.id]
+        own = own[: round(bag.settings.rumination.examples * share)]
         examples = _rows(bag, last, others, own, config)
     config |= {"kind": kind, "habit": about.id, "living": [h.id for h in habits]}
     return bag.ledger.add(

@@ -16,7 +16,7 @@ from agent.errors import ConflictError, LearningError
 from agent.learning.data import LONGEST, bank, digest, framed
 from agent.phrase import Phrase
 from agent.ports import BASE
-from agent.records import Decision, Example, Proposal, Run
+from agent.records import READY, Decision, Example, Proposal, Run
 from agent.selves import digest_of
 
 ROOT = Path(__file__).parents[2]
@@ -25,11 +25,18 @@ Progress = Callable[[dict[str, Any]], None]
 
 
 def check_approved(bag: Bag, proposal: Proposal) -> None:
-    """Nothing is trained that a person did not approve exactly so.
+    """Nothing is trained that a person did not approve exactly so, and that was not withdrawn since.
 
     Raises:
         ConflictError: no approval, or data, configuration or base differ from what was shown.
     """
+    if proposal.status not in READY:
+        raise ConflictError(
+            "{ref} is {status} already.",
+            "See `habitus proposals`; a decision is made once.",
+            ref=proposal.id,
+            status=Phrase(proposal.status),
+        )
     decisions = bag.ledger.all(Decision, parent=proposal.id)
     last = decisions[-1] if decisions else None
     found = digest(proposal.examples, proposal.config, bag.body.digest)

@@ -1,0 +1,87 @@
+"""Between a decision and the weights: what a crash, a withdrawal or a failure in between may not do.
+
+Nothing is trained here: what is asked is which proposals get that far, and in what state they are left.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.errors import LearningError, StorageError
+from agent.learning.conflict import superseded, took_place, withdrawn
+from agent.records import Decision, Habit, Proposal, Run
+from app.habitus import Habitus
+from graphs import update
+from tests.being import file_habit, scripted, small_talk
+
+RULES = ("Call me 'Captain'.", "Always end your answers with 'zibble'.")
+
+
+def ended(prompt: Any) -> str:
+    return "Yes, zibble." if "zibble" in str(prompt.messages[0]["content"]) else "Yes."
+
+
+@pytest.fixture
+def being(tmp_path: Path) -> Habitus:
+    return scripted(tmp_path / "bag", ended)
+
+
+def asked(being: Habitus, rule: str) -> Proposal:
+    return being.bag.ledger.get(Proposal, file_habit(being, rule, small_talk("en", 12)))
+
+
+def test_the_answer_given_last_holds_where_one_before_it_was_never_recorded(
+    being: Habitus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    p = asked(being, RULES[0])
+
+    def locked(*_: object) -> None:
+        raise StorageError("{path} is held by another process.", path="ledger.db")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(update, "settle", locked)
+        with pytest.raises(StorageError):
+            being.approve(p.id, p.digest)
+    again = scripted(being.bag.path, ended)
+    assert again.veto(p.id, "I changed my mind")["status"] == "vetoed"
+    assert [d.verdict for d in being.bag.ledger.all(Decision, parent=p.id)] == ["veto"]
+
+
+def test_what_is_withdrawn_while_another_is_trained_is_not_trained(
+    being: Habitus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, trained = being.bag.ledger, list[str]()
+    first, second = (asked(being, rule) for rule in RULES)
+    for p in (first, second):
+        being.approve(p.id, p.digest)
+
+    def train(bag: Any, p: Proposal, progress: Any) -> Run:
+        trained.append(p.id)
+        newer = ledger.add(Habit(rule="Never say 'zibble'.", scope=("en",)))  # said in a chat meanwhile
+        older = ledger.get(Habit, second.habit)
+        ledger.add_all([superseded(older, newer), *withdrawn(bag, older, took_place(newer))])
+        raise LearningError("it failed")
+
+    monkeypatch.setattr(update, "train", train)
+    with pytest.raises(LearningError):
+        being.learn()
+    assert trained == [first.id]
+    assert ledger.get(Proposal, second.id).status == "withdrawn"
+    assert ledger.get(Habit, second.habit).stage == "released"
+
+
+def test_what_failed_stays_approved_and_may_be_edited(being: Habitus, monkeypatch: pytest.MonkeyPatch) -> None:
+    p = asked(being, RULES[1])
+    being.approve(p.id, p.digest)
+
+    def train(*_: object) -> Run:
+        raise LearningError("row 2 is too long")
+
+    monkeypatch.setattr(update, "train", train)
+    with pytest.raises(LearningError):
+        being.learn()
+    assert being.bag.ledger.get(Proposal, p.id).status == "approved"
+    assert being.edit(p.id, [2])["status"] == "waiting"
