@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import threading
 import time
 import uuid
@@ -22,6 +23,7 @@ from starlette.datastructures import Headers
 
 from agent.errors import HabitusError, NotFoundError, UsageError
 from agent.models.grammar import flaw
+from agent.ports import Body, Prompt
 from agent.records import Self, Turn
 from app.conversation import Brought, Conversation, new_thread
 from app.requests import GROWTH, Asked, Json, Parted, parted
@@ -99,7 +101,7 @@ class Door:
                 room=room,
             )
         brought = Brought(
-            history=said.history,
+            history=None if headers.get(THREAD) and not said.history else said.history,
             system=said.system,
             sampling=asked.sampling(),
             tools=tools,
@@ -127,19 +129,17 @@ class Door:
         Raises:
             UsageError: one has the name of mine, or is wanted and cannot be had.
         """
-        body = self._habitus.bag.body
         given = [t.function for t in asked.tools or () if t.type == "function" and t.function]
         if clash := sorted({t.name for t in GROWTH_TOOLS} & {f.name for f in given}):
             raise UsageError("The tool {tool!r} is mine.", "Give yours another name.", tool=clash[0])
-        tools = {f.name: {"type": "function", "function": f.model_dump(exclude_none=True)} for f in given}
+        tools = {f.name: f.tool for f in given}
         choice = asked.choice() if given else "auto"
         if choice not in ("auto", "none", "required", *tools):
             raise UsageError("There is no tool {tool!r} among those sent.", "", tool=choice)
-        if body.count(json.dumps(list(tools.values()))) > body.context // 2:
-            left_out = "tools"
-        else:
-            left_out = ", ".join(name for name, tool in tools.items() if flaw(tool))
-        kept = () if left_out == "tools" else tuple(t for name, t in tools.items() if name not in left_out.split(", "))
+        flawed = [name for name, tool in tools.items() if flaw(tool)]
+        kept, left_out = tuple(tool for name, tool in tools.items() if name not in flawed), ", ".join(flawed)
+        if kept and _size(self._habitus.bag.body, kept) > self._habitus.bag.body.context // 2:
+            kept, left_out = (), "tools"
         if choice not in ("auto", "none") and left_out and (choice != "required" or not kept):
             raise UsageError("The tools {tools} cannot be called here: too long, or no schema.", "", tools=left_out)
         return kept, choice if kept else "auto", left_out
@@ -171,6 +171,15 @@ class Door:
             yield piece
         finally:
             gone.set()
+
+
+def _size(body: Body, tools: tuple[Json, ...]) -> float:
+    """Tokens that the template makes of them; infinitely many where the model could not read them at all."""
+    said = ({"role": "user", "content": "x"},)
+    try:
+        return len(body.ids_of(Prompt(said, tools))) - len(body.ids_of(Prompt(said)))
+    except UsageError:
+        return math.inf
 
 
 def _leave(gone: threading.Event) -> None:

@@ -61,7 +61,7 @@ class Conversation:
     def __init__(self, habitus: Habitus, thread: str, mode: Mode, who: str = "") -> None:
         self.habitus, self.thread, self.mode, self._who = habitus, thread, mode, who
         selves = habitus.bag.selves
-        self.mask = (selves.get(who) if who else selves.current()).mask
+        self.mask = Mask() if mode == "growth" else (selves.get(who) if who else selves.current()).mask  # its own copy
         self._history: list[tuple[str, str]] = []
 
     def say(self, text: str, show: Show | None = None) -> Json:

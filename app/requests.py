@@ -20,6 +20,13 @@ def whole(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
+def _sent(schema: Any) -> Any:
+    """A schema without what is null: clients write so what they leave open."""
+    if isinstance(schema, dict):
+        return {k: _sent(v) for k, v in schema.items() if v is not None or k in ("const", "default")}
+    return [_sent(v) for v in schema] if isinstance(schema, list) else schema
+
+
 class Part(BaseModel):
     """A piece of a message: words or a picture."""
 
@@ -81,6 +88,14 @@ class Function(BaseModel):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
     description: str | None = None
     parameters: Json | None = None
+
+    @property
+    def tool(self) -> Json:
+        """It in OpenAI's form. Properties it always has: templates count on them."""
+        function = {"name": self.name, "description": self.description, "parameters": self.parameters or {}}
+        told: Json = json.loads(whole(json.dumps(_sent(function), ensure_ascii=False)))
+        told["parameters"] = {"type": "object", "properties": {}} | told["parameters"]
+        return {"type": "function", "function": told}
 
 
 class ClientTool(BaseModel):

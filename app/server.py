@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import secrets
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -13,6 +14,7 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 
 from agent import __version__
 from agent.errors import BusyError, ConflictError, HabitusError, NotFoundError, UnavailableError, UsageError
@@ -55,23 +57,34 @@ def build(habitus: Habitus, key: str = "") -> FastAPI:
 
 
 class Threshold:
-    """Who may come in. Plain ASGI: Starlette's own kind hides from a handler that its client has left."""
+    """Who may come in. Plain ASGI: Starlette's own kind hides from a handler that its client has left.
 
-    def __init__(self, app: ASGIApp, key: str) -> None:
-        self._app, self._key = app, key.encode()
+    ``guests``: origins of pages that may come in without a key, beside this machine's own.
+    """
+
+    def __init__(self, app: ASGIApp, key: str, guests: Collection[str] = ()) -> None:
+        self._app, self._key, self._guests = app, key.encode(), guests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (refusal := self._refused(Headers(scope=scope))):
-            await refusal(scope, receive, send)
-        else:
+        if scope["type"] == "lifespan" or not (refusal := self._refused(Headers(scope=scope))):
             await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await WebSocketClose(1008)(scope, receive, send)
+        else:
+            await refusal(scope, receive, send)
 
     def _refused(self, headers: Headers) -> Response | None:
         given = headers.get("authorization", "").removeprefix("Bearer ").encode("latin-1")
         if self._key and not secrets.compare_digest(given, self._key):
             return _failed(401, UsageError("The key is missing or wrong.", "Send it as: Authorization: Bearer KEY"))
-        if not self._key and not (_here(headers.get("host", "")) and _same(headers.get("origin"))):
-            return _failed(403, UsageError("Without a key only this machine is answered.", "Start it with --key."))
+        origin = headers.get("origin")
+        if not self._key and not (_here(headers.get("host", "")) and (origin in self._guests or _same(origin))):
+            return _failed(
+                403,
+                UsageError(
+                    "Without a key only this machine is answered.", "`habitus serve --key KEY` answers others, too."
+                ),
+            )
         return None
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from agent import notice
 from agent.errors import ConflictError, ModelError, UsageError
 from agent.models.base import locate
 
@@ -49,11 +50,9 @@ def found(home: Path, settings: Settings) -> Server | None:
         key = os.environ.get("HABITUS_SERVING_KEY") or table.key
         here = urlsplit(table.url).hostname in ("127.0.0.1", "localhost", "::1")
         return Server(table.url, key, table.rank, 1 if table.training == "sleep" else None, here and _on_cpu(settings))
-    try:
-        told = json.loads((home / FILE).read_text("utf-8"))
-        os.kill(told["pid"], 0)
-    except (OSError, ValueError, KeyError, TypeError):
+    if (said := notice.read(home / FILE)) is None:
         return None
+    told = json.loads(said)
     return Server(told["url"], told["key"], told["rank"], told["sleep"], told["still"])
 
 
@@ -151,48 +150,48 @@ def serve(home: Path, settings: Settings, port: int, tell: Tell) -> None:
     needs["PYTHONPATH"] = str(_guarded(home))
     line += ["--middleware", "guard.Guard"]
     url = f"http://127.0.0.1:{port}"
-    deaths = 0
+    told = {
+        "url": url,
+        "key": key,
+        "pid": os.getpid(),
+        "rank": settings.serving.rank,
+        "sleep": _depth(settings),
+        "still": _on_cpu(settings),
+    }
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        while True:
-            started, answered = time.monotonic(), False
-            with (home / LOG).open("ab") as log:
-                process = subprocess.Popen(
-                    line, env={**os.environ, **needs, "VLLM_API_KEY": key}, stdout=log, stderr=log,
-                    stdin=subprocess.DEVNULL, start_new_session=True,
-                )  # fmt: skip
-            try:
-                tell("starting", {"url": url, "command": line})
-                _announce(
-                    home,
-                    {
-                        "url": url,
-                        "key": key,
-                        "pid": os.getpid(),
-                        "rank": settings.serving.rank,
-                        "sleep": _depth(settings),
-                        "still": _on_cpu(settings),
-                    },
-                )
-                if answered := _answers(url, process, started):
-                    tell("ready", {"url": url, "seconds": round(time.monotonic() - started, 1)})
-                    process.wait()
-            finally:
-                _end(process)
-            deaths = 0 if answered else deaths + 1
-            tell("died", {"code": process.returncode, "log": str(home / LOG)})
-            if deaths >= TRIES:
-                raise ModelError(
-                    "The model server does not stay up (code {code}).",
-                    "Its last words are in {log}.",
-                    code=process.returncode,
-                    log=home / LOG,
-                )
-            time.sleep(1)
+        with notice.posted(home / FILE, json.dumps(told)):
+            _watch(line, {**os.environ, **needs, "VLLM_API_KEY": key}, url, home / LOG, tell)
     except KeyboardInterrupt:
         tell("stopped", {})
-    finally:
-        (home / FILE).unlink(missing_ok=True)
+
+
+def _watch(line: list[str], environment: dict[str, str], url: str, file: Path, tell: Tell) -> None:
+    """Start it, again and again; ends only by raising."""
+    deaths = 0
+    while True:
+        started, answered = time.monotonic(), False
+        with file.open("ab") as log:
+            process = subprocess.Popen(
+                line, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+            )
+        try:
+            tell("starting", {"url": url, "command": line})
+            if answered := _answers(url, process, started):
+                tell("ready", {"url": url, "seconds": round(time.monotonic() - started, 1)})
+                process.wait()
+        finally:
+            _end(process)
+        deaths = 0 if answered else deaths + 1
+        tell("died", {"code": process.returncode, "log": str(file)})
+        if deaths >= TRIES:
+            raise ModelError(
+                "The model server does not stay up (code {code}).",
+                "Its last words are in {log}.",
+                code=process.returncode,
+                log=file,
+            )
+        time.sleep(1)
 
 
 def _key(home: Path) -> str:
@@ -214,13 +213,6 @@ def _guarded(home: Path) -> Path:
 
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
-
-
-def _announce(home: Path, told: dict[str, Any]) -> None:
-    file = home / f"{FILE}.new"
-    file.touch(0o600)
-    file.write_text(json.dumps(told), "utf-8")
-    os.replace(file, home / FILE)
 
 
 def _answers(url: str, process: subprocess.Popen[bytes], started: float) -> bool:

@@ -2,7 +2,8 @@
 
 ``converse`` holds messages, ``ruminate`` takes nothing, ``update`` shows what waits in the human-review shape that
 agent-chat-ui and agent-inbox render, and takes either's answer. Each calls the functions that every door calls.
-A server of LangGraph's keeps the messages of its threads itself, so there is no sandbox here.
+A server of LangGraph's keeps the messages of its threads itself, so there is no sandbox here. It would answer every
+page that a browser opens: ``door`` stands before all its routes, as before those of ``habitus serve``.
 """
 
 from __future__ import annotations
@@ -16,11 +17,15 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import interrupt
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
 
 from agent.errors import ConflictError, HabitusError, UsageError
 from agent.records import Turn
 from app.conversation import Brought, Conversation, new_thread
+from app.server import Threshold
 from app.threads import Threads
+from app.wiring import untraced
 
 if TYPE_CHECKING:
     from app.habitus import Habitus
@@ -28,6 +33,8 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 ACTION = "grow_into_weights"
 DECISIONS = ("approve", "accept", "reject", "edit", "ignore")
+GUESTS = ("https://smith.langchain.com",)  # LangSmith Studio, whose address `langgraph dev` prints
+door = Starlette(middleware=[Middleware(Threshold, key="", guests=GUESTS)])
 
 
 @cache
@@ -40,6 +47,11 @@ def _habitus() -> Habitus:
 @cache
 def _threads() -> Threads:
     return Threads(_habitus().bag)
+
+
+def _made(graph: StateGraph[Any]) -> Any:
+    untraced()  # not first in a node: the run that holds it would be on its way by then
+    return graph.compile()
 
 
 def _talk(state: MessagesState, config: RunnableConfig) -> Json:
@@ -63,7 +75,7 @@ def converse() -> Any:
     graph.add_node("talk", _talk)
     graph.add_edge(START, "talk")
     graph.add_edge("talk", END)
-    return graph.compile()
+    return _made(graph)
 
 
 class Night(TypedDict, total=False):
@@ -78,7 +90,7 @@ def ruminate() -> Any:
     graph.add_node("ruminate", lambda _: {"found": _habitus().ruminate()})
     graph.add_edge(START, "ruminate")
     graph.add_edge("ruminate", END)
-    return graph.compile()
+    return _made(graph)
 
 
 class Review(TypedDict, total=False):
@@ -180,4 +192,4 @@ def update() -> Any:
     )
     graph.add_edge("decide", "show")
     graph.add_edge("learn", END)
-    return graph.compile()
+    return _made(graph)

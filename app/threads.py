@@ -12,6 +12,7 @@ from agent.bag import Bag
 from agent.memory import START
 from agent.records import Turn
 
+TAIL = 2  # exchanges by which a conversation is known whose beginning is not resent: one alone is soon said twice
 LOOK_BACK = 2000  # turns: an older conversation, resent, begins a new thread
 Pair = tuple[str, str]
 
@@ -27,6 +28,7 @@ class _End(NamedTuple):
     """How a thread ends."""
 
     digest: str  # of all that was said
+    tail: str  # … of what was said last
     asked: tuple[str, str]  # the digest before its last turn, and what was said in that
     turn: str
     open: bool  # the reply to that is yet to come, or was broken off
@@ -39,6 +41,7 @@ class Threads:
         self._bag, self._mark, self._lock = bag, START, threading.Lock()
         self._known: dict[str, _End] = {}
         self._ends: dict[str, list[str]] = {}  # threads by what they end with, the latest at the end
+        self._tails: dict[str, list[str]] = {}  # … by what was said last in them
         self._asked: dict[tuple[str, str], list[str]] = {}  # … by what their last turn was said after, and its words
 
     def place(self, history: Sequence[Pair], user: str, named: str = "", likely: str = "") -> Place:
@@ -47,7 +50,8 @@ class Threads:
         The longest recorded beginning counts, so that a reply that was cut off, which nobody recorded, is passed
         over. One that goes on otherwise than was recorded is a branch: a new thread. The same first words are no
         sign that the same conversation is meant. Where one conversation ends so and another went on with the same
-        words, the first is meant: two people may say the same.
+        words, the first is meant: two people may say the same. A client that resends only what was said last is known
+        by the last of that, where no other conversation ends so.
 
         Args:
             named: the thread, where the client knows it; only whether another reply is wanted is asked.
@@ -67,9 +71,11 @@ class Threads:
                 return Place(open_[-1])
             if history and same and not self._ends.get(digests[-1]):
                 return Place(same[-1], self._known[same[-1]].turn)
-            for digest in reversed(digests[1:]):
-                if ending := self._ends.get(digest):
-                    return Place(likely if likely in ending else ending[-1])
+            ends = [self._ends.get(digest, []) for digest in reversed(digests[1:])]
+            alike = self._tails.get(_tail(history), []) if history else []
+            ends.insert(1, alike if len(alike) == 1 or likely in alike else [])
+            for ending in filter(None, ends):
+                return Place(likely if likely in ending else ending[-1])
             return Place("" if known else likely)
 
     def _refresh(self) -> None:
@@ -84,12 +90,15 @@ class Threads:
         for thread in changed:
             if known := self._known.pop(thread, None):
                 self._ends[known.digest].remove(thread)
+                self._tails[known.tail].remove(thread)
                 self._asked[known.asked].remove(thread)
             if turns := self._bag.thread(thread):
-                last, said = turns[-1], _digests([(t.user, t.reply) for t in turns if t.reply])
+                last, pairs = turns[-1], [(t.user, t.reply) for t in turns if t.reply]
+                said = _digests(pairs)
                 asked = (said[-2] if last.reply else said[-1], last.user.strip())
-                now = self._known[thread] = _End(said[-1], asked, last.id, not last.reply)
+                now = self._known[thread] = _End(said[-1], _tail(pairs), asked, last.id, not last.reply)
                 self._ends.setdefault(now.digest, []).append(thread)
+                self._tails.setdefault(now.tail, []).append(thread)
                 self._asked.setdefault(now.asked, []).append(thread)
         self._mark = end
 
@@ -101,3 +110,8 @@ def _digests(pairs: Sequence[Pair]) -> list[str]:
         text = "\x1f".join((found[-1], user.strip(), reply.strip()))
         found.append(hashlib.sha256(text.encode()).hexdigest())
     return found
+
+
+def _tail(pairs: Sequence[Pair]) -> str:
+    """The digest of the last exchanges alone; of all, where there are not more."""
+    return _digests(pairs[-TAIL:])[-1]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from graphs.context import Progress
 
 HOME = Path("workspace/memory_core")
+TRACING = ("LANGSMITH_TRACING", "LANGSMITH_TRACING_V2", "LANGCHAIN_TRACING", "LANGCHAIN_TRACING_V2")
 
 
 def home(given: str | None = None) -> Path:
@@ -62,10 +63,14 @@ def open_bag(path: Path, settings: Settings, body: Callable[[], Body] | None = N
     return Bag(path, settings, body or named, toolboxes)  # type: ignore[arg-type]
 
 
+def untraced() -> None:
+    """A conversation goes to nobody, whatever the shell says. To be called before the first run: LangSmith looks once."""
+    os.environ.update(dict.fromkeys(TRACING, "false"))
+
+
 def open_habitus(given: str | None = None, model: str | None = None, progress: Progress | None = None) -> Habitus:
     """The whole runtime over one bag."""
-    for name in ("LANGSMITH_TRACING", "LANGSMITH_TRACING_V2", "LANGCHAIN_TRACING", "LANGCHAIN_TRACING_V2"):
-        os.environ[name] = "false"  # a conversation goes to nobody, whatever the shell says
+    untraced()
     os.environ["ANONYMIZED_TELEMETRY"] = "False"
     warnings.simplefilter("ignore", FutureWarning)  # libraries talking to libraries
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

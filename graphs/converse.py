@@ -114,7 +114,11 @@ def _reply(state: State, runtime: Runtime[Context]) -> State:
     mask, voice = bag.selves.dressed(who, language)
     sampling = bag.selves.sampling(who).model_copy(update=state.get("sampling", {}))
     unwanted = state.get("unwanted")
-    pairs = state["history"] if "history" in state else history(bag, state["thread"], state.get("instead", ""))
+    pairs = (
+        shown(state["history"], bag.thread(state["thread"]))
+        if "history" in state
+        else history(bag, state["thread"], state.get("instead", ""))
+    )
     pairs = (
         [*mask.few_shot, *pairs[-bag.settings.model.history :]] if bag.settings.model.history else list(mask.few_shot)
     )
@@ -139,7 +143,7 @@ def _reply(state: State, runtime: Runtime[Context]) -> State:
         "self_name": who.id,
         "rules": list(mask.rules_for(language)),
         "usage": (read + used["input_tokens"], spoken + used["output_tokens"]) if used else (read, spoken),
-        "ended": not used or used["output_tokens"] < sampling.max_tokens,
+        "ended": not used or used["output_tokens"] < min(sampling.max_tokens, bag.body.context - used["input_tokens"]),
     }
 
 
@@ -203,8 +207,14 @@ def _narrowed(tool: Tool, user: str, stands: Sequence[str]) -> dict[str, Any]:
 def history(bag: Bag, thread: str, before: str = "") -> list[tuple[str, str]]:
     """What was said in a thread (before a turn), as the model is shown it."""
     turns = [t for t in bag.thread(thread) if not before or int(t.id[1:]) < int(before[1:])]
+    return shown([(t.user, t.reply) for t in turns if t.reply], turns)
+
+
+def shown(pairs: Sequence[tuple[str, str]], turns: Sequence[Turn]) -> list[tuple[str, str]]:
+    """What of ``pairs``, from the ledger or a client, the model sees; ``turns``: what is recorded of their thread."""
+    taken_back = {(t.user.strip(), t.reply.strip()) for t in turns if _took_back(t)}  # clients strip
     # a reply that lost itself in a loop would draw the next one in
-    return [(t.user, t.reply) for t in turns if t.reply and not looped(t.reply) and not _took_back(t)]
+    return [(u, r) for u, r in pairs if not looped(r) and (u.strip(), r.strip()) not in taken_back]
 
 
 def _took_back(turn: Turn) -> bool:

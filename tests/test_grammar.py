@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from agent.errors import ModelError
-from agent.models.grammar import Constraint, flaw
+from agent.models.grammar import Constraint, flaw, lark
 from graphs.converse import GROWTH_TOOLS
 from tools.abstain import abstain
 from tools.adopt_instruction import adopt_instruction
@@ -192,6 +192,93 @@ def test_a_clients_schema_is_followed_whatever_it_uses(
 ) -> None:
     assert admits(tok, [*called(COORDINATES), recall.schema()], written("weather", arguments)) == legal
     assert admits(tok, [*called(COORDINATES), recall.schema()], written("recall", {"query": "고양이"}))
+
+
+LONG = "가" * 500
+
+
+@pytest.mark.parametrize(
+    ("schema", "legal", "illegal"),
+    [
+        ({"type": "string"}, ["", LONG, 'say "hi"\n'], [3]),
+        ({"type": "string", "minLength": 3, "maxLength": 5}, ["abc"], ["ab", "abcdef"]),
+        ({"type": "string", "minLength": 1, "maxLength": 5, "description": "a word"}, ["abc"], ["", "abcdef"]),
+        ({"type": "string", "maxLength": 500}, [LONG, ""], [f"{LONG}."]),
+        ({"type": "integer", "minimum": 0}, [0, 1_500_000], [-1]),
+        ({"type": "integer", "minimum": 1000}, [1000], [999]),
+        ({"type": "integer", "minimum": 1, "maximum": 500}, [1, 500], [0, 501, 900]),
+        ({"type": "integer", "minimum": -2, "maximum": 2}, [-2, 2], [-3, 3]),
+        ({"type": "integer", "minimum": 1, "maximum": 10.0}, [10], [11]),
+        ({"type": "integer", "minimum": 1, "maximum": 9, "multipleOf": 2}, [4], [5]),
+        ({"type": "number", "minimum": 0, "maximum": 1}, [1, 0.12345], [1.5]),
+        ({"type": "number", "minimum": 0.5, "maximum": 1}, [0.75], [0.25]),
+        ({"type": "array", "items": {"type": "string"}}, [[], ["가"] * 33], [["a", 1]]),
+        ({"type": "array", "items": {"type": "boolean"}, "minItems": 1, "maxItems": 2}, [[True]], [[], [True] * 3]),
+        ({"enum": ["a", None]}, ["a", None], ["b"]),
+        ({"const": None}, [None], ["b"]),
+    ],
+)
+def test_a_clients_argument_may_be_what_its_schema_allows_and_nothing_else(
+    tok: PreTrainedTokenizerFast, schema: Schema, legal: list[Any], illegal: list[Any]
+) -> None:
+    tools = called({"type": "object", "properties": {"x": schema}, "required": ["x"]})
+    assert [v for v in legal if not admits(tok, tools, written("weather", {"x": v}))] == []
+    assert [v for v in illegal if admits(tok, tools, written("weather", {"x": v}))] == []
+
+
+def test_what_a_schema_says_of_all_arguments_together_holds(tok: PreTrainedTokenizerFast) -> None:
+    open_ = {
+        "type": "object",
+        "properties": {"x": {"type": "boolean"}},
+        "required": ["x"],
+        "additionalProperties": True,
+    }
+    assert admits(tok, called(open_), written("weather", {"x": True, "y": 1}))
+    assert not admits(tok, called(open_ | {"additionalProperties": False}), written("weather", {"x": True, "y": 1}))
+    assert "'y'" in flaw(called(open_ | {"required": ["x", "y"], "additionalProperties": False})[0])
+
+
+def test_what_it_is_offered_of_its_own_is_written_out() -> None:
+    """The seedling was trained so."""
+    numbers: Schema = {"items": {"type": "integer", "enum": [1, 2]}, "maxItems": 2}
+    offered = [
+        *(t.schema() for t in (recall, adopt_instruction, drop_instruction, abstain)),
+        remember.schema(text={"x-substring-of": SAID}),
+        judge_turn_value.schema(turn={"enum": [1]}),
+        propose_habit.schema(quote={"x-substring-of": SAID}, turns=numbers),
+        *(t.schema(habit={"enum": [3]}) for t in (write_examples, schedule_lora_update, decay_old_adapter)),
+    ]
+    assert {t["function"]["name"] for t in offered} == {tool.name for tool, _ in RIGHT}
+    assert "%json" not in lark(offered)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"required": None},
+        {"required": "x"},
+        {"required": [["x"]]},
+        {"properties": None},
+        {"properties": []},
+        *(
+            {"properties": {"x": schema}, "required": ["x"]}
+            for schema in (
+                None,
+                {"type": "string", "enum": None},
+                {"type": "string", "maxLength": "3"},
+                {"type": "string", "minLength": 1, "maxLength": None},
+                {"type": "integer", "minimum": None},
+                {"type": "integer", "minimum": "1", "maximum": 5},
+                {"type": "number", "minimum": float("nan")},
+                {"type": "array", "items": {"type": "string"}, "minItems": None},
+                {"enum": None, "const": 1},
+                {"x-substring-of": ["a"], "minLength": None},
+            )
+        ),
+    ],
+)
+def test_a_schema_that_is_none_has_a_flaw_and_breaks_nothing(parameters: Schema) -> None:
+    assert flaw(called(parameters)[0])
 
 
 def test_a_tool_without_arguments_is_called_without_any(tok: PreTrainedTokenizerFast) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,12 +18,17 @@ import openai
 import pytest
 import uvicorn
 
+from agent import notice
 from agent.errors import ConflictError, UsageError
+from agent.models.base import Base
 from agent.ports import Prompt
 from agent.records import Memory, Turn
+from agent.settings import ModelTable, Settings
+from app import serving
 from app.habitus import Habitus
 from app.server import build, serve
-from tests.being import scripted
+from app.serving import found
+from tests.being import ROOT, scripted
 
 TOOL: Any = {
     "type": "function",
@@ -164,6 +171,40 @@ def test_asked_for_again_the_first_reply_becomes_the_unwanted_one(spoken: Make) 
     assert len({t.thread for t in door.turns}) == 1
 
 
+def test_a_named_thread_is_gone_on_with_though_nothing_is_resent(spoken: Make) -> None:
+    door = spoken(counted())
+    for text in ("하나", "둘"):
+        door.say(text, extra_headers={"x-habitus-thread": "mine"})
+    assert [m["content"] for m in door.prompts[-1].messages[1:]] == ["하나", "답 1", "둘"]
+    door.say("딴 말", "딴 답", "셋", extra_headers={"x-habitus-thread": "mine"})
+    assert [m["content"] for m in door.prompts[-1].messages[1:]] == ["딴 말", "딴 답", "셋"], "what is resent holds"
+    door.say("넷", extra_headers={"x-habitus-thread": "mine"}, model="habitus-sandbox")
+    assert [m["content"] for m in door.prompts[-1].messages[1:]] == ["넷"]
+
+
+def test_a_client_that_resends_only_what_was_said_last_stays_in_its_thread(spoken: Make) -> None:
+    door = spoken(counted())
+    for chat, words in enumerate(("하나 둘 셋 넷 다섯 여섯", "가 나 다 라 마 바")):
+        texts: list[str] = []
+        for word in words.split():
+            texts += [word, door.say(*texts[-4:], word)]
+        assert len({t.thread for t in door.turns}) == chat + 1
+    door.say("딴 말", "딴 답", *texts[-2:], "끝")
+    assert len({t.thread for t in door.turns}) == 3, "one exchange alone is no sign"
+
+
+def test_where_two_conversations_end_alike_a_window_is_in_the_one_that_the_client_names(spoken: Make) -> None:
+    door = spoken(lambda prompt: "네.")
+    for first in ("here", "there"):
+        texts: list[str] = []
+        for text in (first, "안녕", "뭐 해?"):
+            texts += [text, door.say(*texts, text, extra_headers={"x-openwebui-chat-id": first})]
+    door.say(*texts[-4:], "응")
+    assert len({t.thread for t in door.turns}) == 3, "nobody says which"
+    door.say(*texts[-4:], "그래", extra_headers={"x-openwebui-chat-id": "here"})
+    assert [t.thread for t in door.turns].count("here") == 4
+
+
 def test_a_thread_can_be_named(spoken: Make) -> None:
     door = spoken(counted())
     for text in ("하나", "하나"):
@@ -203,6 +244,23 @@ def test_tools_of_a_client_that_leave_no_room_are_left_out_and_it_says_so(spoken
     assert (refused.status_code, "there is room for 2048" in refused.text) == (400, True)
 
 
+def test_tools_of_a_client_are_measured_as_the_model_reads_them(spoken: Make) -> None:
+    door, base = spoken(lambda prompt: "네."), Base(ModelTable())
+    body: Any = door.being.bag.body
+    body.context, body.ids_of, body.count = base.context, base.ids_of, base.count
+    told = TOOL["function"] | {"description": "도시의 오늘 날씨를 알려 줍니다. " * 3}
+    tools = [{"type": "function", "function": told | {"name": name}} for name in ("weather", "note", "calendar")]
+    assert base.count(json.dumps(tools)) > base.context // 2, "as escaped JSON they would be too long"
+    asked = {"model": "habitus", "messages": [{"role": "user", "content": "안녕"}]}
+    post = lambda tools: httpx.post(f"{door.url}/v1/chat/completions", json=asked | {"tools": tools})  # noqa: E731
+    assert "x-habitus-left-out" not in post(tools).headers
+    assert {"weather", "note", "calendar"} < {t["function"]["name"] for t in door.prompts[-1].tools}
+    assert post([TOOL, {"type": "function", "function": {"name": "bare"}}]).status_code == 200
+    for count in (100, 600):  # more than half of what it reads, and more than it reads at all
+        many = [{"type": "function", "function": told | {"name": f"weather_{i}"}} for i in range(count)]
+        assert post(many).headers["x-habitus-left-out"] == "tools"
+
+
 def test_a_long_conversation_fits_beside_the_tools(spoken: Make) -> None:
     door = spoken(lambda prompt: "네.")
     tools = [{**TOOL, "function": {**TOOL["function"], "name": f"weather{i}"}} for i in range(60)]
@@ -210,6 +268,35 @@ def test_a_long_conversation_fits_beside_the_tools(spoken: Make) -> None:
     door.say(*texts, "안녕", tools=tools)
     (prompt,) = door.prompts
     assert 3000 < len(door.being.bag.body.ids_of(prompt)) < 4096
+
+
+def test_what_a_client_resends_is_shown_to_the_model_as_the_ledger_would_be(spoken: Make) -> None:
+    said = {"더 말해 봐": "나를 " * 60, "꾸벅은 그만해": "네, 그만할게요."}
+
+    def decide(prompt: Prompt) -> str:
+        text, last = prompt.messages[-1]["content"], prompt.messages[-1]["role"]
+        if text == "꾸벅은 그만해" and last == "user" and len(prompt.messages) == 2:
+            return '{"name": "drop_instruction", "parameters": {"rule": "끝에 \'꾸벅\'을 붙여 줘."}}'
+        return "네, 그만할게요." if last == "tool" else said.get(text, "네.")
+
+    door = spoken(decide)
+    door.being.mask_add("끝에 '꾸벅'을 붙여 줘.")
+    texts: list[str] = []
+    for text in ("꾸벅은 그만해", "더 말해 봐", "안녕", "비가 와"):
+        texts += [text, door.say(*texts, text).strip()]
+    assert door.being.bag.selves.current().mask.rules == ()
+    assert [m["content"] for m in door.prompts[-1].messages[1:]] == ["안녕", "네.", "비가 와"]
+    door.say(*texts[2:4], "비가 와", model="habitus-sandbox")
+    assert [m["content"] for m in door.prompts[-1].messages[1:]] == ["비가 와"], "in sandbox, too"
+
+
+def test_a_reply_for_which_the_context_had_no_more_room_says_so(spoken: Make) -> None:
+    door = spoken(lambda prompt: "말 " * (400 - sum(len(str(m["content"]).split()) for m in prompt.messages)))
+    door.being.bag.body.context = 400  # type: ignore[misc]
+    asked: Any = {"model": "habitus", "messages": [{"role": "user", "content": "긴 얘기"}]}
+    assert door.client.chat.completions.create(**asked).choices[0].finish_reason == "length"
+    door.being.bag.body.context = 401  # type: ignore[misc]
+    assert door.client.chat.completions.create(**asked).choices[0].finish_reason == "stop"
 
 
 def test_what_the_client_says_of_itself_shapes_the_reply_and_is_not_recorded(spoken: Make) -> None:
@@ -399,6 +486,29 @@ def test_a_tool_whose_schema_cannot_be_followed_is_left_out_by_name(spoken: Make
     assert {"weather", "bare"} < {t["function"]["name"] for t in door.prompts[0].tools}
 
 
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        None,
+        {"type": "object", "properties": None, "required": None},
+        {"properties": {"x": {"type": "string", "enum": None, "maxLength": None, "description": "\ud83d"}}},
+        {"properties": {"x": {"type": "integer", "minimum": None, "maximum": 10.0}}, "required": ["x"]},
+        {"properties": {"x": {"type": "array", "items": {"type": "string"}, "minItems": None}}, "required": ["x"]},
+    ],
+)
+def test_what_is_null_in_a_schema_is_left_open(spoken: Make, parameters: dict[str, Any] | None) -> None:
+    door = spoken(lambda prompt: "네.")
+    tool = {"type": "function", "function": {"name": "odd", "description": None, "parameters": parameters}}
+    body = {"model": "habitus", "messages": [{"role": "user", "content": "안녕"}], "tools": [tool]}
+    answer = httpx.post(
+        f"{door.url}/v1/chat/completions", content=json.dumps(body), headers={"content-type": "application/json"}
+    )
+    assert (answer.status_code, answer.headers.get("x-habitus-left-out")) == (200, None)
+    (given,) = (t["function"] for t in door.prompts[0].tools if t["function"]["name"] == "odd")
+    assert "null" not in json.dumps(given)
+    assert json.dumps(given, ensure_ascii=False).encode()
+
+
 def test_what_nobody_thought_of_is_an_error_like_any_other(spoken: Make) -> None:
     def broken(prompt: Prompt) -> str:
         raise RuntimeError("out of memory")
@@ -499,3 +609,31 @@ def test_with_a_key_everything_needs_it(tmp_path: Path) -> None:
             assert httpx.get(url + path, headers={"authorization": "Bearer wrong"}).status_code == 401
         ok = {"authorization": b"Bearer " + "열쇠-key".encode()}
         assert httpx.get(f"{url}/v1/models", headers=ok).status_code == 200
+
+
+def test_a_model_server_is_there_while_its_watcher_lives_and_not_while_its_number_does(tmp_path: Path) -> None:
+    told = json.dumps({"url": "http://127.0.0.1:9", "key": "k", "rank": 64, "sleep": 1, "still": False, "pid": 1})
+    file = tmp_path / "serving.json"
+    file.write_text(told.replace('"pid": 1', f'"pid": {os.getpid()}'), "utf-8")  # left over, its number another's
+    assert found(tmp_path, Settings()) is None
+    line = [sys.executable, "-c", "import sys; from pathlib import Path; from agent import notice\n"
+            "with notice.posted(Path(sys.argv[1]), sys.argv[2]): print(flush=True); input()", str(file), told]  # fmt: skip
+    watcher = subprocess.Popen(line, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert watcher.stdout is not None
+    watcher.stdout.readline()
+    try:
+        for _ in range(2):  # looking does not loosen it
+            there = found(tmp_path, Settings())
+            assert there is not None
+            assert (there.url, there.rank) == ("http://127.0.0.1:9", 64)
+        assert file.stat().st_mode & 0o777 == 0o600, "its key is its owner's"
+        with pytest.raises(ConflictError, match=r"runs for this bag at http://127\.0\.0\.1:9"):
+            serving.serve(tmp_path, Settings(), 0, lambda *_: None)
+    finally:
+        watcher.kill()
+        watcher.wait()
+    assert file.exists()
+    assert found(tmp_path, Settings()) is None
+    with notice.posted(file, told):
+        assert found(tmp_path, Settings())
+    assert not file.exists()

@@ -320,7 +320,7 @@ def test_while_it_sleeps_everybody_is_told_and_a_dead_training_does_not_leave_it
             assert told.value.seconds == 30
     assert other.answers(asked, BASE, 8) == before
     own._ask_server("/sleep?level=0&mode=wait")
-    (tmp_path / "asleep").write_text("4194304", "utf-8")  # no process has this number
+    (tmp_path / "asleep").write_text(str(os.getpid()), "utf-8")  # a number that another process bears by now
     assert other.answers(asked, BASE, 8) == before
     assert not (tmp_path / "asleep").exists()
 

@@ -1,8 +1,9 @@
 """Tool schemas → a Lark grammar that admits exactly the legal calls (llguidance).
 
 Besides plain JSON schema a property may carry ``x-substring-of: [texts]``: then only true
-substrings of one of the texts are admitted: a grounded quote by construction. Simple schemas are
-written out here, so that a small model has little to choose; all others are llguidance's own to read.
+substrings of one of the texts are admitted: a grounded quote by construction. Schemas that bound what
+they allow, as those of our own tools do, are written out here, so that a small model has little to choose;
+all others are llguidance's own to read.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 _WRITTEN = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_REMARKS = {"$schema", "title", "description", "default", "examples"}  # what a schema says and does not demand
 _TEXT = r'TEXT_{n}: /([^"\\\x00-\x1f]|\\["\\\/nrt]){{1,{most}}}/'
 
 
@@ -40,46 +42,62 @@ class _Rules:
         if "enum" in schema or "const" in schema:
             options = schema.get("enum", [schema.get("const")])
             return "(" + " | ".join(_literal(json.dumps(o, ensure_ascii=False)) for o in options) + ")"
-        kind = schema.get("type")
-        if kind == "integer":
-            low, high = schema.get("minimum", 0), schema.get("maximum", 999)
-            if high - low <= 100:
-                return "(" + " | ".join(f'"{i}"' for i in range(low, high + 1)) + ")"
-            return "/[0-9]{1,6}/"
-        if kind == "number":
-            return r"/0(\.[0-9]{1,3})?/"
-        if kind == "boolean":
-            return '("true" | "false")'
-        if kind == "array":
-            item = self.value(schema["items"])
-            least, most = max(1, schema.get("minItems", 1)), schema.get("maxItems", 32)
-            more = f'(", " {item}){{{least - 1},{most - 1}}}' if most > 1 else ""
-            return f'"[" {item} {more} "]"'
+        match schema["type"]:
+            case "integer":
+                return "(" + " | ".join(f'"{i}"' for i in range(schema["minimum"], schema["maximum"] + 1)) + ")"
+            case "number":
+                return r"/0(\.[0-9]{1,3})?/"
+            case "boolean":
+                return '("true" | "false")'
+            case "array":
+                item = self.value(schema["items"])
+                least, most = schema["minItems"], schema["maxItems"]
+                more = f'(", " {item}){{{least - 1},{most - 1}}}' if most > 1 else ""
+                return f'"[" {item} {more} "]"'
         name = f"TEXT_{len(self.lines)}"
-        self.lines.append(_TEXT.format(n=len(self.lines), most=schema.get("maxLength", 400)))
+        self.lines.append(_TEXT.format(n=len(self.lines), most=schema["maxLength"]))
         return f'"\\"" {name} "\\""'
 
 
 def _simple(schema: Any) -> bool:
-    """Whether ``value`` knows it, and admits all that it allows."""
+    """Whether ``value`` knows it, and admits what it allows: nothing less, and no more than a tool refuses itself."""
     if not isinstance(schema, dict):
         return False
-    limits: dict[str, float] = schema
-    if {"x-substring-of", "enum", "const"} & set(schema):
-        return True
-    match schema.get("type"):
-        case "string":
-            return not {"pattern", "format"} & set(schema)
-        case "boolean":
+    match {k: v for k, v in schema.items() if k not in _REMARKS}:
+        case {"x-substring-of": list(texts)}:
+            return (
+                bool(texts) and all(isinstance(t, str) for t in texts) and isinstance(schema.get("minLength", 1), int)
+            )
+        case {"enum": options}:
+            return isinstance(options, list) and bool(options)
+        case {"const": _}:
             return True
-        case "integer":
-            return limits.get("minimum", -1) >= 0
-        case "number":
-            return limits.get("minimum", -1) >= 0 and limits.get("maximum", limits.get("exclusiveMaximum", 9)) <= 1
-        case "array":
-            return _simple(schema.get("items"))
+        case {"type": "boolean", **rest}:
+            return not rest
+        case {"type": "string", "minLength": 1 | 2, "maxLength": int(most), **rest}:
+            return not rest and 2 <= most <= 400
+        case {"type": "integer", "minimum": int(low), "maximum": int(high), **rest}:
+            return not rest and 0 <= high - low <= 100
+        case {"type": "number", "minimum": 0, "exclusiveMaximum": 1, **rest}:
+            return not rest  # a share: three decimals are enough
+        case {"type": "array", "items": items, "minItems": int(least), "maxItems": int(most), **rest}:
+            return not rest and 1 <= least <= most <= 32 and _simple(items)
         case _:
             return False
+
+
+def _flat(parameters: dict[str, Any]) -> bool:
+    """Whether each argument must be given and is simple, and nothing is said of them together."""
+    properties, required = parameters.get("properties", {}), parameters.get("required", [])
+    known = {"type", "properties", "required", "additionalProperties", *_REMARKS}
+    return (
+        isinstance(properties, dict)
+        and isinstance(required, list)
+        and len(properties) == len(required)
+        and all(name in required and _simple(schema) for name, schema in properties.items())
+        and set(parameters) <= known
+        and not parameters.get("additionalProperties")
+    )
 
 
 def _literal(text: str) -> str:
@@ -92,9 +110,9 @@ def lark(tools: list[dict[str, Any]]) -> str:
     for tool in tools:
         function = tool.get("function", tool)
         parameters = function.get("parameters") or {}
-        properties = parameters.get("properties", {})
         parts = [_literal('{"name": "' + function["name"] + '", "parameters": ')]
-        if set(properties) <= set(parameters.get("required", ())) and all(map(_simple, properties.values())):
+        if _flat(parameters):
+            properties = parameters.get("properties", {})
             for i, (name, schema) in enumerate(properties.items()):
                 parts.append(_literal(f'{", " if i else "{"}"{name}": '))
                 parts.append(rules.value(schema))

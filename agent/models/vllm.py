@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
+from agent import notice
 from agent.errors import LostAdapterError, ModelError, UnavailableError
 from agent.models.adapters import Adapters, Forced
 from agent.models.base import Base
@@ -134,13 +135,13 @@ class VllmBody(Base):
         if self.server.sleep is None:
             yield
             return
-        with self._spoken():
-            self._asleep.write_text(str(os.getpid()), "utf-8")
-        try:
-            self._ask_server(f"/sleep?level={self.server.sleep}&mode=wait")  # replies that have begun end first
-            yield
-        finally:
-            self._wake()
+        self._see_awake()
+        with notice.posted(self._asleep, str(os.getpid())):
+            try:
+                self._ask_server(f"/sleep?level={self.server.sleep}&mode=wait")  # replies that have begun end first
+                yield
+            finally:
+                self._wake()
 
     def _wake(self) -> None:
         """One that is not there is being started again, and comes back awake."""
@@ -173,13 +174,9 @@ class VllmBody(Base):
         Raises:
             UnavailableError: it sleeps.
         """
-        try:
-            os.kill(int(self._asleep.read_text("utf-8")), 0)
-        except FileNotFoundError:
+        if not self._asleep.exists():
             return
-        except PermissionError:  # another user's process: there it is
-            pass
-        except (ProcessLookupError, ValueError):
+        if notice.read(self._asleep) is None:
             self._wake()
             return
         error = UnavailableError("It is asleep while it learns.", "It wakes by itself; ask again in a while.")
