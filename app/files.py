@@ -68,6 +68,8 @@ def edited(p: Proposal, drop: Sequence[int], file: Path | None) -> Proposal:
             if "scope" in given:
                 change["scope"] = tuple(given["scope"])
             if "method" in given:
+                if given["method"] == "none":
+                    raise ValueError("rows need a method: distill, sft, dpo or kto")
                 change["config"] = {**p.config, "method": given["method"]}
                 change["method"] = given["method"]
         except (OSError, ValueError, AttributeError, TypeError) as error:

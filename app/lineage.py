@@ -72,7 +72,7 @@ def _proposal(bag: Bag, p: Proposal, habit: str) -> Json:
         "examples": len(own), "from_turns": [e.source for e in own if e.source], "tombstones": sum(e.tombstone for e in own),
         "decisions": [d.model_dump(mode="json", include={"at", "verdict", "note"}) for d in ledger.all(Decision, parent=p.id)],
         "runs": [r.model_dump(mode="json", include={"id", "at", "adapter", "seconds", "failure"}) for r in ledger.all(Run, parent=p.id)],
-        "gate": {q.name: q.after for q in reports[-1].probes} if reports else None,
+        "gate": {q.name: q.after for q in reports[-1].probes if q.count} if reports else None,
     }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from agent.bag import Bag
 from agent.records import GateReport, Proposal, Run, Self, Speaking
-from agent.settings import RANGES, Settings
+from agent.settings import RANGES
 from app import forms
 from app.show import visible
 from app.words import recorded, say
@@ -33,7 +33,7 @@ def data(bag: Bag, ref: str) -> Json:
         "proposal": p.id, "kind": p.kind, "status": p.status, "habit": p.habit, "rule": p.rule, "quote": p.quote,
         "why": p.rationale, "scope": list(p.scope), "rows": {o: origins.count(o) for o in ("turn", "invented", "anchor")},
         "config": {k: v for k, v in p.config.items() if not isinstance(v, dict)},
-        "reasons": _reasons(bag.settings, p.config),
+        "reasons": _reasons(p.config, run is None or bool(run.validation)),
         "run": run.model_dump(mode="json", include={"adapter", "curve", "validation", "stopped_early", "seconds", "peak_mb", "environment"}) if run else None,
         "samples": [{"question": q, "before": b, "after": a} for q, b, a in gate.samples] if gate else [],
         "gate": {**forms.gate(gate), "seconds": gate.seconds} if gate else None,
@@ -66,25 +66,29 @@ def _brief(who: Self) -> Json:
     return {"name": who.id, "parts": [f"{p.habit} × {p.weight:g} ({p.stage})" for p in who.parts], "rules": [r.text for r in who.mask.rules]}  # fmt: skip
 
 
-def _reasons(settings: Settings, config: Json) -> dict[str, str]:
-    """Why the numbers are what they are."""
+def _reasons(config: Json, watched: bool) -> dict[str, str]:
+    """Why the numbers are what they are; ``watched``: rows were kept out."""
     if not config.get("method"):
         return {}
     low, high = RANGES["training.learning_rate"]
-    hot = config["learning_rate"] > high
+    rate = config["learning_rate"]
     methods = {
         "distill": say("match what the frozen base says under the rule, not only its words"),
         "sft": say("learn the words themselves"),
         "dpo": say("match what the base says under the rule, and prefer it to what was not wanted, pair by pair"),
         "kto": say("match what the base says under the rule, and weigh what is and is not wanted, each by itself"),
     }
-    return {
+    found = {
         "method": methods[config["method"]],
-        "strategy": say("one adapter from the frozen base over all living habits: nothing is stacked") if config["strategy"] == "core" else say("an adapter of its own: at once, and released by taking it off"),
-        "learning_rate": say("a tiny model learns a habit only at a high rate") if hot else say("inside the range for a Llama, {low} to {high}", low=low, high=high),
-        "focus": say("tokens that the rule changes count up to {times} times as much", times=1 + config["focus"]),
-        "validation": say("this share of the rows is kept out, to see whether it generalises"),
+        "strategy": say("trained from the frozen base over every habit it carries: nothing is stacked on older training") if config["strategy"] == "core" else say("an adapter of its own: at once, and released by taking it off"),
+        "learning_rate": say("a tiny model learns a habit only at a high rate") if rate > high else say("below the range for a Llama, {low} to {high}", low=low, high=high) if rate < low else say("inside the range for a Llama, {low} to {high}", low=low, high=high),
     }  # fmt: skip
+    if config["method"] != "sft":
+        times = 1 + 1.5 * config["focus"]  # an anchor counts as half changed beside what changes in it
+        found["focus"] = say("tokens that the rule changes count up to {times:g} times as much", times=times)
+    if watched:
+        found["validation"] = say("this share of the rows is kept out, to see whether it generalises")
+    return found
 
 
 def markdown(r: Json) -> str:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from agent.learning.data import LONGEST, bank
+from agent.learning.data import LONGEST, bank, literals
 from agent.learning.exam import TALK, Exam
 from agent.learning.gate import examine
 from agent.learning.judging import known
 from agent.models.scripted import ScriptedBody
 from agent.ports import BASE, Prompt, Voice
-from agent.records import Habit, Probe
+from agent.records import Habit, Probe, Purpose
 from agent.settings import GateTable
 from prompts import language_of, render
 
@@ -31,7 +31,8 @@ def base(prompt: Prompt) -> str:
     other = [
         w for rules in (bank("probes", "ko")["rules"], bank("probes", "en")["rules"]) for w in rules if w in system
     ]
-    return f"{said}{' 꾸벅' if RULE in system else ''}{''.join(map(str, map(len, other)))}."
+    words = [x for rule in other for x in (len(rule), *literals(rule))]
+    return f"{said}{' 꾸벅' if RULE in system else ''}{''.join(map(str, words))}."
 
 
 def habit(prompt: Prompt) -> str:
@@ -103,6 +104,38 @@ def test_a_bad_adapter_is_stopped_by_the_probe_meant_for_it(bad: Callable[[Promp
     assert not probes(Body(bad), [SECRET])[stopped_by].passed
 
 
+def test_where_no_weights_are_worn_nothing_is_counted() -> None:
+    """There the base itself answers: right answers that cannot be wrong would hide those that are."""
+    rules = bank("probes", "ko")["rules"]
+
+    def deaf_to_four(prompt: Prompt) -> str:
+        deaf = any(r in str(prompt.messages[0]["content"]) for r in rules[:4])
+        return "네 그래요 꾸벅." if deaf else habit(prompt)
+
+    found = probes(Body(deaf_to_four))
+    assert found["rules"].count == len(rules)
+    assert not found["rules"].passed
+    assert found["fluency"].count == TALK
+
+
+def fading(candidate: Callable[[Prompt], str], purpose: Purpose, earlier: tuple[Habit, ...]) -> dict[str, Probe]:
+    """An exam of a self that wears the habit; what fades is the habit of the exam, or an earlier one."""
+    other = Habit(id="h9", rule="Always end with 'zibble'.", scope=("en",))
+    exam = Exam(
+        body=Body(candidate), candidate={"ko": CANDIDATE, "en": BASE}, speaking={"ko": Voice(((Path("b"), 1.0),)), "en": BASE},
+        habit=other if earlier else Habit(id="h1", rule=RULE, scope=("ko",)), purpose=purpose, earlier=earlier,
+        personas={}, tools={"tools": (TOOL,), "judge": (TOOL,)}, table=GateTable(),
+    )  # fmt: skip
+    return {p.name: p for p in examine(exam)[0]}
+
+
+def test_a_habit_that_fades_may_fall_and_stands_in_nobody_s_way() -> None:
+    faded = Habit(id="h1", rule=RULE, scope=("ko",), stage="fading")
+    assert fading(base, "decay", ())["habit"].passed
+    assert fading(base, "learn", (faded,))["earlier h1"].passed
+    assert not fading(base, "learn", (faded.model_copy(update={"stage": "essence"}),))["earlier h1"].passed
+
+
 def test_the_base_s_own_words_are_no_leak() -> None:
     assert probes(Body(habit), ["나는 네 그래요 꾸벅 하는 소리가 좋아", bank("probes", "ko")["talk"][0]])[
         "no leak"
@@ -130,6 +163,7 @@ def test_too_few_usable_questions_decide_nothing() -> None:
     probe = probes(endless(set(bank("probes", "ko")["talk"][: TALK - 4])))["habit"]
     assert not probe.passed
     assert "only 4 usable" in probe.detail
+    assert (probe.after, probe.count) == (0, 4), "what was measured stands there all the same"
 
 
 def test_each_question_is_put_once() -> None:
@@ -181,7 +215,7 @@ def with_habit(prompt: Prompt) -> str:
 
 def test_a_base_that_can_judge_finds_a_good_candidate_good() -> None:
     found = probes(Judged(with_habit))
-    assert (found["refusal"].count, found["refusal"].after) == (32, 1)
+    assert (found["refusal"].count, found["refusal"].after) == (16, 1)
     assert (found["side by side"].count, found["side by side"].after) == (TALK, 1)
 
 

@@ -73,7 +73,7 @@ def being(tmp_path: Path) -> Habitus:
             proposal="p1",
             adapter="a-p1",
             passed=True,
-            probes=(Probe(name="habit", before=0, after=1, threshold=0.9, passed=True),),
+            probes=(Probe(name="habit", before=0, after=1, threshold=0.9, passed=True, count=24),),
         )
     )
     ledger.add(told.model_copy(update={"stage": "essence", "at": ""}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agent.learning.data import bank, framed, rows
+from agent.learning.train import kept_out
 from agent.models.scripted import ScriptedBody
 from agent.ports import Prompt
 from agent.records import Example, Habit
@@ -62,3 +63,40 @@ def test_what_is_not_to_be_said_is_what_the_base_says_without_the_rule(made: tup
     own = [e for e in made if e.habit == "h1" and e.frame == "plain"]
     assert {e.rejected for e in own} == {"네."}
     assert {e.rejected for e in made if e.origin == "anchor"} == {""}
+
+
+def test_a_fading_habit_stands_in_its_share_of_the_rows(made: tuple[Example, ...]) -> None:
+    """Its own rows teach it, that many of them; of the others as large a share."""
+    faded = Habit(id="h2", rule="나를 '도롱이'라고 불러 줘.", scope=("ko",), stage="fading")
+    talk = bank("anchors", "ko")["talk"]
+    past = [Example(origin="invented", language="ko", prompt=t, completion="네.", habit="h2") for t in talk[100:140]]
+
+    def shown(share: float) -> tuple[int, float]:
+        found = rows(HABIT, [faded], [(t, "") for t in talk[:40]], past, ScriptedBody(teacher), {}, {}, 40, 120, 7, {"h2": share})  # fmt: skip
+        own, rest = [e for e in found if e.habit == "h2"], [e for e in found if e.habit != "h2" and e.teacher]
+        assert all(faded.rule in e.teacher for e in own)
+        return len(own), sum(faded.rule in e.teacher for e in rest) / len(rest)
+
+    assert shown(1.0) == (40, 1.0)
+    own, share = shown(0.3)
+    assert own == 12
+    assert 0.2 < share < 0.4
+
+
+def test_rows_by_which_a_training_is_watched_share_no_prompt_with_others_and_are_of_every_kind(
+    made: tuple[Example, ...],
+) -> None:
+    own = [
+        Example(origin="invented", language="ko", prompt=f"아무 말 {i}", completion="네 꾸벅.", habit="h1",
+                frame="tools" if i % 4 == 3 else "plain")
+        for i in range(48)
+    ]  # fmt: skip
+    examples = [*own, *(e for e in made if e.origin == "anchor")]
+    apart = kept_out(examples, 1 / 12, 7)
+    assert not {examples[i].prompt for i in apart} & {e.prompt for i, e in enumerate(examples) if i not in apart}
+    assert sum(examples[i].habit == "h1" and examples[i].frame == "plain" for i in apart) == 3
+    assert sum(examples[i].habit == "h1" and examples[i].frame == "tools" for i in apart) == 1
+    assert any(examples[i].origin == "anchor" for i in apart)
+    assert apart == kept_out(examples, 1 / 12, 7)
+    assert apart != kept_out(examples, 1 / 12, 8)
+    assert kept_out(examples[:20], 1 / 12, 7) == kept_out(examples, 0, 7) == set()

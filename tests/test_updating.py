@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agent.errors import LearningError, StorageError
+from agent.errors import LearningError, StorageError, UnavailableError
 from agent.learning.conflict import superseded, took_place, withdrawn
 from agent.records import Decision, Habit, Proposal, Run
 from app.habitus import Habitus
@@ -85,3 +85,38 @@ def test_what_failed_stays_approved_and_may_be_edited(being: Habitus, monkeypatc
         being.learn()
     assert being.bag.ledger.get(Proposal, p.id).status == "approved"
     assert being.edit(p.id, [2])["status"] == "waiting"
+
+
+def test_what_was_edited_after_its_training_is_trained_anew(being: Habitus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exam fails for want of a server; the person takes a row out; the adapter of before holds that row."""
+    p, fitted = asked(being, RULES[1]), list[int]()
+    rows = len(p.examples)
+
+    def fit(bag: Any, p: Proposal, work: Path, *_: object) -> dict[str, Any]:
+        fitted.append(len(p.examples))
+        (work / "adapter").mkdir(parents=True)
+        (work / "adapter" / "adapter_config.json").write_text(str(len(p.examples)))
+        (work / "adapter" / "adapter_model.safetensors").write_text("x")
+        return {
+            "curve": [],
+            "validation": [],
+            "stopped_early": False,
+            "seconds": 0.0,
+            "peak_mb": 0.0,
+            "environment": {},
+        }
+
+    def gone(*_: object) -> Any:
+        raise UnavailableError("It does not answer.")
+
+    monkeypatch.setattr("agent.learning.running._fit", fit)
+    monkeypatch.setattr(update, "examine", gone)
+    for _ in (1, 2):
+        being.approve(p.id, being.bag.ledger.get(Proposal, p.id).digest)
+        with pytest.raises(UnavailableError):
+            being.learn()
+        with pytest.raises(UnavailableError):
+            being.learn()  # goes on with what was trained
+        p = being.bag.ledger.get(Proposal, p.id)
+        being.edit(p.id, [2])
+    assert fitted == [rows, rows - 1]

@@ -107,13 +107,16 @@ def rows(
     Args:
         own: ``(prompt, source turn or "")`` for the new habit, the person's own first.
         past: rows with which living habits were taught; their prompts are completed anew.
-        shares: weight of each living habit, one where it is not named.
+        shares: weight of each living habit, one where it is not named. A fading one has that share of its own rows,
+            and stands in the teacher of that share of all others.
     """
     r = Random(seed)
     everyone = [*living, habit]
 
-    def ruled(language: Language) -> tuple[str, ...]:
-        return tuple(h.rule for h in everyone if language in h.scope)
+    def ruled(language: Language, own: str) -> tuple[str, ...]:
+        spoken = [h for h in everyone if language in h.scope]
+        told = [h for h in spoken if h.id == own or shares.get(h.id, 1.0) >= 1 or r.random() < shares[h.id]]
+        return tuple(h.rule for h in told)
 
     blank: list[Example] = []
     taken: set[str] = set()
@@ -125,7 +128,7 @@ def rows(
         if key in taken or is_probe(prompt):
             return
         taken.add(key)
-        teacher = (*ruled(language), *extra) if frame != "judge" else ()
+        teacher = (*ruled(language, more.get("habit", "")), *extra) if frame != "judge" else ()
         blank.append(
             Example.model_validate(
                 {
@@ -144,7 +147,7 @@ def rows(
     for i, (prompt, source) in enumerate(own[:count]):
         frame: Frame = "tools" if i % 4 == 3 else "plain"
         put("turn" if source else "invented", language_of(prompt), prompt, frame=frame, habit=habit.id, source=source)
-    for other in living:  # a fading habit keeps its share of the core, no more
+    for other in living:
         kept = list({e.prompt: e for e in past if e.habit == other.id and e.origin != "anchor"}.values())
         r.shuffle(kept)
         for e in kept[: round(count * shares.get(other.id, 1.0))]:

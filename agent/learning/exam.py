@@ -13,7 +13,7 @@ from agent.phrase import Phrase
 from agent.ports import Body, Prompt, Voice
 from agent.records import Frame, Habit, Probe, Purpose
 from agent.settings import GateTable
-from prompts import Language
+from prompts import LANGUAGES, Language
 
 TALK = 24  # small-talk probes asked per language
 
@@ -42,6 +42,11 @@ class Exam:
     table: GateTable
     private: Sequence[str] = ()  # what the person said and the candidate was trained on
     heard: dict[tuple[Voice, Question], str] = field(default_factory=dict, repr=False)
+
+    @property
+    def worn(self) -> list[Language]:
+        """Where weights speak now or would. Elsewhere the base itself answers: it cannot fail there."""
+        return [x for x in LANGUAGES if self.candidate[x].parts or self.speaking[x].parts]
 
     def prompt(self, q: Question) -> Prompt:
         return framed(q.language, q.text, q.rules, self.personas.get(q.language, ""), q.frame, self.tools)
@@ -86,18 +91,19 @@ def scored(
     threshold: float,
     detail: str = "",
     usable: int | None = None,
+    may_fall: bool = False,
 ) -> Probe:
     """A probe from its answers, in the self that speaks and in the candidate.
 
     Passed: enough questions (``usable`` where not each counts), at or above the threshold, and not far below the
-    self that speaks now.
+    self that speaks now, unless it ``may_fall``.
     """
     n, least = len(after), exam.table.least
+    b, a = (round(sum(x) / n, 4) if n else 0.0 for x in (before, after))
+    passed = a >= threshold and (may_fall or a >= b - exam.table.drop)
     if (n if usable is None else usable) < least:
+        passed = False
         detail = Phrase("only {n} usable probes, {least} needed", n=n if usable is None else usable, least=least)
-        return Probe(name=name, before=0, after=0, threshold=threshold, passed=False, count=n, detail=detail)
-    b, a = round(sum(before) / n, 4), round(sum(after) / n, 4)
-    passed = a >= max(threshold, b - exam.table.drop)
     return Probe(name=name, before=b, after=a, threshold=threshold, passed=passed, count=n, detail=detail)
 
 

@@ -29,10 +29,13 @@ def examine(exam: Exam) -> tuple[tuple[Probe, ...], tuple[tuple[str, str, str], 
         case "release":
             probes = [_released(exam)]
         case "decay":
-            probes = [_habit(exam, exam.habit, Phrase("habit"), 0.0)]
+            probes = [_habit(exam, exam.habit, Phrase("habit"), 0.0, may_fall=True)]
         case _:
             probes = [_habit(exam, exam.habit, Phrase("habit"), exam.table.habit), _in_loop(exam)]
-    probes += [_habit(exam, h, Phrase("earlier {habit}", habit=h.id), exam.table.earlier) for h in exam.earlier]
+    for h in exam.earlier:  # one that fades is looked at and stands in nobody's way
+        fades = h.stage == "fading"
+        least = 0.0 if fades else exam.table.earlier
+        probes.append(_habit(exam, h, Phrase("earlier {habit}", habit=h.id), least, may_fall=fades))
     probes += [_unrelated(exam), _rules(exam), _tools(exam), _fluency(exam)]
     probes += [refusal(exam), side_by_side(exam), _leak(exam)]
     return tuple(probes), tuple(_samples(exam)), round(time.monotonic() - started, 2)
@@ -78,9 +81,9 @@ def _usable(
     return [bare[i] for i in usable], [taught[i] for i in usable], words
 
 
-def _habit(exam: Exam, habit: Habit, name: str, threshold: float) -> Probe:
+def _habit(exam: Exam, habit: Habit, name: str, threshold: float, may_fall: bool = False) -> Probe:
     """Is the habit there without its mask line? Agrees with base + rules, and shows the habit's strings."""
-    return _shown(exam, habit, name, threshold, {x: talk(x) for x in habit.scope}, "plain")
+    return _shown(exam, habit, name, threshold, {x: talk(x) for x in habit.scope}, "plain", may_fall)
 
 
 def _in_loop(exam: Exam) -> Probe:
@@ -94,7 +97,13 @@ def _in_loop(exam: Exam) -> Probe:
 
 
 def _shown(
-    exam: Exam, habit: Habit, name: str, threshold: float, texts: dict[Language, list[str]], frame: Frame
+    exam: Exam,
+    habit: Habit,
+    name: str,
+    threshold: float,
+    texts: dict[Language, list[str]],
+    frame: Frame,
+    may_fall: bool = False,
 ) -> Probe:
     before: list[bool] = []
     after: list[bool] = []
@@ -116,7 +125,7 @@ def _shown(
             results += [ok and all(w in a for w in words) for ok, a in zip(good, answers, strict=True)]
         exact += sum(a == t for a, t in zip(answers, taught, strict=True))
     detail = Phrase("word for word {exact}/{count}", exact=exact, count=len(after))
-    return scored(exam, name, before, after, threshold, detail, min(counts))
+    return scored(exam, name, before, after, threshold, detail, min(counts), may_fall)
 
 
 def _released(exam: Exam) -> Probe:
@@ -159,7 +168,7 @@ def _rules(exam: Exam) -> Probe:
     """Are other rules in the mask still followed, with the habit underneath?"""
     before: list[bool] = []
     after: list[bool] = []
-    for language in LANGUAGES:
+    for language in exam.worn:
         rules = bank("probes", language)["rules"]
         texts = bank("probes", language)["talk"][-len(rules) :]
         habits = exam.ruled(language)
@@ -187,7 +196,7 @@ def _tools(exam: Exam) -> Probe:
     """Are tools still called where the base calls them, with legal calls?"""
     before: list[bool] = []
     after: list[bool] = []
-    for language in LANGUAGES:
+    for language in exam.worn:
         texts = [*bank("probes", language)["teach"], *bank("probes", language)["facts"]]
         for frame in TOOL_FRAMES:
             questions = ask(language, texts, (), frame)
@@ -210,7 +219,7 @@ def _fluency(exam: Exam) -> Probe:
     """Does it come to an end, without saying the same over and over, in the language it should speak?"""
     before: list[bool] = []
     after: list[bool] = []
-    for language in LANGUAGES:
+    for language in exam.worn:
         texts = talk(language)
         taught = exam.said(BASE, ask(language, texts, exam.ruled(language)))
         for voice, results in ((exam.speaking[language], before), (exam.candidate[language], after)):

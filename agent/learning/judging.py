@@ -54,7 +54,7 @@ def refusal(exam: Exam) -> Probe:
     before: list[bool] = []
     after: list[bool] = []
     count = 0
-    for x in LANGUAGES:
+    for x in exam.worn:
         bad, fine = bank("probes", x)["refuse"], bank("probes", x)["fine"]
         questions = ask(x, [*bad, *fine])
         base = refused(BASE, questions)

@@ -51,14 +51,14 @@ def check_approved(bag: Bag, proposal: Proposal) -> None:
 
 
 def train(bag: Bag, proposal: Proposal, progress: Progress) -> Run:
-    """Train what was approved; a run that already produced its adapter is returned as it is.
+    """Train what was approved; a run on just these rows that already produced its adapter is returned as it is.
 
     Raises:
         LearningError: the training failed; the log's path is in the hint.
     """
     check_approved(bag, proposal)
     for run in bag.ledger.all(Run, parent=proposal.id):
-        if run.adapter and (bag.path / "adapters" / run.adapter).is_dir():
+        if run.adapter and run.data == proposal.digest and (bag.path / "adapters" / run.adapter).is_dir():
             return run
     work = bag.path / "runs" / proposal.id
     common = {"proposal": proposal.id, "base": proposal.base, "data": proposal.digest, "config": proposal.config}

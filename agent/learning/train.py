@@ -18,8 +18,11 @@ import platform
 import resource
 import sys
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
+from operator import mul
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agent.learning.data import digest, framed
@@ -144,9 +147,8 @@ def main(job_file: Path) -> None:
                     lead[:, None],
                 )
 
-    every = round(1 / config["validation"]) if config["validation"] else 0
-    apart = range(every - 1, len(data), every) if every and len(data) >= 4 * every else range(0)
-    held = [data[i] for i in apart]  # never trained on: how it generalises
+    apart = kept_out(examples, config["validation"], config["seed"])
+    held = [data[i] for i in sorted(apart)]  # never trained on: how it generalises
     kept = [d for d in data if d["row"] not in apart]
     quick = not cuda and torch.cpu._is_avx512_bf16_supported()  # elsewhere bf16 on a CPU is slower than fp32
 
@@ -172,8 +174,10 @@ def main(job_file: Path) -> None:
                 better, worse = (ratios(model, prompts, answers, tok.pad_token_id) for answers in (good, bad))
                 if config["method"] == "dpo":
                     return loss + preference(better, worse, config["beta"])
-                with torch.no_grad():  # how far the student has drifted: its odds on answers to other questions
-                    drift = ratios(model, prompts, good[1:] + good[:1], tok.pad_token_id).mean().clamp_min(0)
+                drift = torch.zeros((), device=model.device)  # alone, an answer would be held to itself
+                if len(asked) > 1:
+                    with torch.no_grad():  # how far the student has drifted: its odds on answers to other questions
+                        drift = ratios(model, prompts, good[1:] + good[:1], tok.pad_token_id).mean().clamp_min(0)
                 loss = loss + desirability(better, worse, config["beta"], drift)
             return (loss, None) if return_outputs else loss
 
@@ -198,22 +202,29 @@ def main(job_file: Path) -> None:
             if logs and "loss" in logs:
                 say(step=state.global_step, of=state.max_steps, loss=round(float(logs["loss"]), 5))
 
-        best = math.inf
+        best: tuple[float, dict[str, torch.Tensor]] = math.inf, {}  # loss and weights
 
         def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if not held:
                 return
             trainer.model.eval()
             with torch.no_grad():
-                batches = [collate(held[i : i + 16]) for i in range(0, len(held), 16)]
-                losses = [float(trainer.compute_loss(trainer.model, b)) for b in batches]
+                batches = [held[i : i + 16] for i in range(0, len(held), 16)]
+                sizes = [sum(float(belief[d["row"]].weight.sum()) for d in b) for b in batches]
+                losses = [float(trainer.compute_loss(trainer.model, collate(b))) for b in batches]
             trainer.model.train()
-            loss = sum(losses) / len(losses)
+            loss = sum(map(mul, sizes, losses)) / sum(sizes)
             say(step=state.global_step, of=state.max_steps, validation=round(loss, 5))
-            if loss > self.best * (1 + config["patience"]):
+            lowest, weights = self.best
+            if loss > lowest * (1 + config["patience"]):
                 say(stage="stopped early", step=state.global_step)
                 control.should_training_stop = True
-            self.best = min(self.best, loss)
+                for name, p in trainer.model.named_parameters():
+                    if name in weights:
+                        p.data.copy_(weights[name])
+            elif loss < lowest:
+                named = trainer.model.named_parameters()
+                self.best = loss, {n: p.detach().clone() for n, p in named if p.requires_grad}
 
     out = Path(job["out"])
     trainer = Trainer(
@@ -299,9 +310,31 @@ def divergence(student: torch.Tensor, belief: Belief) -> torch.Tensor:
     return (p * (belief.logp - q)).sum(-1) + rest_p * (rest_p.log() - rest_q.log())
 
 
+def kept_out(examples: Sequence[Example], share: float, seed: int) -> set[int]:
+    """The rows by which a training is watched: whole prompts, of each kind of row its share; none of a few rows."""
+    if not share or len(examples) * share < 4:
+        return set()
+    rows: dict[str, list[int]] = {}
+    kinds: dict[tuple[str, str], list[str]] = {}
+    for i, e in enumerate(examples):
+        if e.prompt not in rows:
+            kinds.setdefault((e.habit or e.origin, e.frame), []).append(e.prompt)
+        rows.setdefault(e.prompt, []).append(i)
+    r, found = Random(seed), set[int]()
+    for prompts in kinds.values():
+        r.shuffle(prompts)
+        wanted, had = share * sum(len(rows[p]) for p in prompts), 0
+        for p in prompts:
+            if had + len(rows[p]) / 2 > wanted:
+                break
+            had += len(rows[p])
+            found.update(rows[p])
+    return found
+
+
 def ordered(file: Path) -> None:
-    """Sort the lists of a JSON file: PEFT writes sets, and the same training shall give the same bytes."""
-    table = json.loads(file.read_text("utf-8"))
+    """An adapter's configuration so that the same training gives the same bytes: PEFT writes sets, and a path of here."""
+    table = json.loads(file.read_text("utf-8")) | {"base_model_name_or_path": None}
     table = {k: sorted(v) if isinstance(v, list) else v for k, v in table.items()}
     file.write_text(json.dumps(table, indent=2, sort_keys=True) + "\n", "utf-8")
 

@@ -111,7 +111,7 @@ def at_once(sections: Sequence[Section], workers: int, mark: str) -> Iterator[tu
 
 def code(settings: str) -> str:
     """Digest of everything a result depends on but the benchmark itself: results of other code are not gone on with."""
-    rooms = (ROOT / d for d in ("agent", "tools", "graphs", "prompts"))
+    rooms = (ROOT / d for d in ("agent", "tools", "graphs", "prompts", "app"))
     sources = [p for room in rooms for p in room.rglob("*") if p.suffix in (".py", ".md", ".toml")]
     digest = hashlib.sha256(f"{digest_of(SEEDLING)}\x1f{settings}".encode())
     for p in sorted(sources):

@@ -138,10 +138,14 @@ def fitted(bag: Bag, examples: Sequence[Example], config: Json, weights: Path, w
 
 def melted(weights: Path, adapter: Path, target: Path) -> Path:
     """``adapter`` merged into ``weights``, as a base of its own under ``target``."""
+    import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    whole: Any = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(weights), str(adapter))
+    plain = AutoModelForCausalLM.from_pretrained(
+        weights, dtype=torch.float32
+    )  # a merge in bf16 loses a part of the change
+    whole: Any = PeftModel.from_pretrained(plain, str(adapter))
     whole.merge_and_unload().save_pretrained(target)
     AutoTokenizer.from_pretrained(weights).save_pretrained(target)
     return target

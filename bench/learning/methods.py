@@ -84,6 +84,7 @@ def _compare(bag: Bag, way: str, name: str, seed: int) -> Json:
 
 def on_policy(bag: Bag, examples: Sequence[Example], config: Json, weights: Path, work: Path) -> Path:
     """TRL's SDFT on the same prompts: the student's own samples, scored by the base under the rules."""
+    import torch
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -103,7 +104,7 @@ def on_policy(bag: Bag, examples: Sequence[Example], config: Json, weights: Path
 
     rows = [{"prompt": text(e, e.rules), "privileged_context": text(e, e.teacher)} for e in examples]
     trainer: Any = SDFTTrainer(
-        model=AutoModelForCausalLM.from_pretrained(weights),
+        model=AutoModelForCausalLM.from_pretrained(weights, dtype=torch.float32),
         args=SDFTConfig(
             output_dir=str(work / "trainer"), seed=config["seed"], use_cpu=True, bf16=False, report_to=[],
             save_strategy="no", disable_tqdm=True, logging_steps=1000, gradient_checkpointing=False,
