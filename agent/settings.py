@@ -6,6 +6,7 @@ recommended ranges only warn.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tomllib
 from collections.abc import Iterable
@@ -45,6 +46,11 @@ class ModelTable(Table):
     history: int = Field(6, ge=0, le=200, description="earlier turns of the thread shown to the model")
     context: int = Field(0, ge=0, description="longest prompt in tokens; 0 asks the model")
     template: str = Field("", description="a Jinja chat template file; empty keeps the model's own (llama3)")
+
+    @property
+    def template_digest(self) -> str:
+        """Of the template's text; empty where the model's own is kept. A training is approved for the one of then."""
+        return hashlib.sha256(Path(self.template).read_bytes()).hexdigest() if self.template else ""
 
 
 class ServingTable(Table):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agent.errors import LearningError, StorageError, UnavailableError
+from agent.errors import ConflictError, LearningError, StorageError, UnavailableError
 from agent.learning.conflict import superseded, took_place, withdrawn
 from agent.records import Decision, Habit, Proposal, Run
 from app.habitus import Habitus
@@ -120,3 +120,14 @@ def test_what_was_edited_after_its_training_is_trained_anew(being: Habitus, monk
         p = being.bag.ledger.get(Proposal, p.id)
         being.edit(p.id, [2])
     assert fitted == [rows, rows - 1]
+
+
+def test_in_another_template_than_the_approved_one_nothing_is_trained(being: Habitus) -> None:
+    p = asked(being, RULES[1])
+    being.approve(p.id, p.digest)
+    file = being.bag.path / "other.jinja"
+    file.write_text("{{ messages }}", "utf-8")
+    (being.bag.path / "habitus.toml").write_text(f'[model]\ntemplate = "{file}"\n', "utf-8")
+    with pytest.raises(ConflictError, match="not what was approved"):
+        scripted(being.bag.path, ended).learn()
+    assert being.bag.ledger.all(Run) == []

@@ -39,6 +39,7 @@ def config_of(bag: Bag, method: Method = "distill") -> dict[str, Any]:
         "validation": table.validation,
         "patience": table.patience,
         "seed": table.seed,
+        "template": bag.settings.model.template_digest,
         "rank": lora.rank,
         "alpha": lora.alpha,
         "dropout": lora.dropout,

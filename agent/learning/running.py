@@ -28,7 +28,7 @@ def check_approved(bag: Bag, proposal: Proposal) -> None:
     """Nothing is trained that a person did not approve exactly so, and that was not withdrawn since.
 
     Raises:
-        ConflictError: no approval, or data, configuration or base differ from what was shown.
+        ConflictError: no approval, or data, configuration, template or base differ from what was shown.
     """
     if proposal.status not in READY:
         raise ConflictError(
@@ -42,7 +42,8 @@ def check_approved(bag: Bag, proposal: Proposal) -> None:
     found = digest(proposal.examples, proposal.config, bag.body.digest)
     if last is None or last.verdict != "approve":
         raise ConflictError("{ref} was not approved.", "Read it with `habitus proposals show {ref}`.", ref=proposal.id)
-    if not last.digest == proposal.digest == found:
+    same = proposal.config.get("template", "") == (bag.settings.model.template_digest if proposal.examples else "")
+    if not (same and last.digest == proposal.digest == found):
         raise ConflictError(
             "{ref} is not what was approved: data, configuration or base have changed since.",
             "Nothing was trained. Veto it and let it be proposed again.",
