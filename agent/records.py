@@ -25,6 +25,7 @@ READY: tuple[Status, ...] = ("approved", "running")  # of these what was decided
 Origin = Literal["turn", "invented", "anchor"]
 Method = Literal["distill", "sft", "dpo", "kto"]
 Frame = Literal["plain", "tools", "loop", "judge"]
+LONGEST_RULE = 300  # characters
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from langchain_core.runnables import RunnableConfig
 
 from agent.errors import UsageError
 from agent.learning.conflict import line
-from agent.records import Habit, Mask, Mode, Turn
+from agent.records import LONGEST_RULE, Habit, Mask, Mode, Turn
 from graphs import converse
 from prompts import language_of
 
@@ -88,8 +88,8 @@ class Conversation:
             "pictures": list(brought.pictures),
         }
         if self.mode == "sandbox":
-            self._history = self._history if unwanted is None else self._history[:-1]
-            state |= {"mask": self.mask.model_dump(), "history": self._history, "who": self._who}
+            before = self._history if unwanted is None else self._history[:-1]
+            state |= {"mask": self.mask.model_dump(), "history": before, "who": self._who}
         if brought.history is not None:
             state["history"] = list(brought.history)
         # A callback, not stream_mode "messages": that one runs each node in a thread of its own and wakes
@@ -99,7 +99,7 @@ class Conversation:
             config["callbacks"] = [_Aloud(show)]
         final: converse.State = self.habitus.talking.invoke(state, config, context=self.habitus.context)
         if self.mode == "sandbox":
-            self._history.append((text, final["reply"]))
+            self._history = [*before, (text, final["reply"])]
         return final
 
     def turn(self, final: converse.State) -> Json:
@@ -150,6 +150,7 @@ class Conversation:
     def mask_add(self, rule: str) -> None:
         """Add a rule: to the being, or in sandbox to this process alone."""
         if self.mode == "sandbox":
+            rule = as_rule(rule)
             told = Habit(rule=rule, scope=(language_of(rule),))
             added, gone = line(self.habitus.bag, self.mask, told)
             self.mask = self.mask.adding(added, {h.rule for h in gone})
@@ -162,6 +163,25 @@ class Conversation:
             self.mask = without_rule(self.mask, number)
         else:
             self.habitus.mask_drop(number)
+
+
+def as_rule(text: str) -> str:
+    """A line that a person adds to a mask, as the model's own tools bound it: a longer one leaves no room to talk.
+
+    Raises:
+        UsageError: it is empty, or too long.
+    """
+    rule = text.strip()
+    if not rule:
+        raise UsageError("The rule is empty.", "Example: habitus mask add \"Call me 'Captain'.\"")
+    if len(rule) > LONGEST_RULE:
+        raise UsageError(
+            "The rule has {count} characters; {most} are the most.",
+            "Say it shorter, or as two rules.",
+            count=len(rule),
+            most=LONGEST_RULE,
+        )
+    return rule
 
 
 def without_rule(mask: Mask, number: int) -> Mask:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from agent.errors import UsageError
 from agent.learning.data import digest, is_probe
 from agent.records import Example, Mask, Proposal
+from app.conversation import as_rule
 from prompts import language_of
 
 Json = dict[str, Any]
@@ -36,8 +37,10 @@ def mask_table(file: Path, now: Mask) -> Json:
             )
         if not isinstance(table.get("rules", []), list):
             raise TypeError("rules is a list of sentences")
+        if not all(isinstance(t, str) for t in table.get("rules", [])):
+            raise TypeError("rules is a list of sentences")
         if "rules" in table:
-            table["rules"] = [{"text": t, "scope": (language_of(t),)} for t in table["rules"]]
+            table["rules"] = [{"text": as_rule(t), "scope": (language_of(t),)} for t in table["rules"]]
         if isinstance(table.get("persona"), str):
             table["persona"] = {"ko": table["persona"], "en": table["persona"]}
         Mask.model_validate({**now.model_dump(), **table})
@@ -46,9 +49,17 @@ def mask_table(file: Path, now: Mask) -> Json:
             "{file} cannot be worn: {reason}",
             'Example: persona = "…"\\nrules = ["…"]',
             file=file,
-            reason=str(error).splitlines()[0],
+            reason=_first(error),
         ) from error
     return table
+
+
+def _first(error: Exception) -> str:
+    """What is wrong, in a line."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return str(error).splitlines()[0]
 
 
 def edited(p: Proposal, drop: Sequence[int], file: Path | None) -> Proposal:
@@ -65,8 +76,10 @@ def edited(p: Proposal, drop: Sequence[int], file: Path | None) -> Proposal:
                 change["examples"] = tuple(
                     Example.model_validate({k: v for k, v in e.items() if k != "n"}) for e in given["examples"]
                 )
+                if not all(e.prompt.strip() and e.completion.strip() for e in change["examples"]):
+                    raise ValueError("an example needs a prompt and a completion")
             if "scope" in given:
-                change["scope"] = tuple(given["scope"])
+                change["scope"] = tuple(dict.fromkeys(given["scope"]))
             if "method" in given:
                 if given["method"] == "none":
                     raise ValueError("rows need a method: distill, sft, dpo or kto")
@@ -77,7 +90,7 @@ def edited(p: Proposal, drop: Sequence[int], file: Path | None) -> Proposal:
                 "{file} is no edited proposal: {reason}",
                 "Start from `habitus proposals show {ref} --json`.",
                 file=file,
-                reason=str(error).splitlines()[0],
+                reason=_first(error),
                 ref=p.id,
             ) from error
     examples = change.get("examples", p.examples)
@@ -103,14 +116,8 @@ def edited(p: Proposal, drop: Sequence[int], file: Path | None) -> Proposal:
             {**p.model_dump(), **change, "examples": examples, "status": "waiting", "at": ""}
         )
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
         raise UsageError(
-            "{where}: {reason}.",
-            "Start from `habitus proposals show {ref} --json`.",
-            where=where,
-            reason=first["msg"],
-            ref=p.id,
+            "{reason}.", "Start from `habitus proposals show {ref} --json`.", reason=_first(error), ref=p.id
         ) from error
     if not changed.scope:
         raise UsageError("A habit needs a scope.", 'It may be ["ko"], ["en"] or both.')

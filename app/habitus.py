@@ -33,7 +33,7 @@ from agent.records import (
 )
 from app import forms, lineage
 from app import report as training_report
-from app.conversation import Conversation, new_thread, without_rule
+from app.conversation import Conversation, as_rule, new_thread, without_rule
 from app.files import edited, mask_table
 from app.lid import lifted
 from app.updating import Updates
@@ -97,10 +97,7 @@ class Habitus:
 
     def mask_add(self, rule: str) -> Self:
         """The person's own hand: one more rule, in the scope of its language."""
-        now = self.bag.selves.current().mask
-        rule = rule.strip()
-        if not rule:
-            raise UsageError("The rule is empty.", "Example: habitus mask add \"Call me 'Captain'.\"")
+        now, rule = self.bag.selves.current().mask, as_rule(rule)
         if any(r.text == rule for r in now.rules):
             return self.bag.selves.current()
         return adopt(self.bag, told(self.bag, rule, language_of(rule)), Phrase("mask add"))
@@ -246,6 +243,7 @@ class Habitus:
                 except HabitusError as error:
                     self.bag.note(error.message, ref)
                     failed.append(error)
+                finally:  # Ctrl-C, too
                     self.updates.stay_approved(ref)
             sweep(self.bag)
         if failed:

@@ -142,7 +142,9 @@ def test_what_was_not_wanted_is_what_a_row_rejects(tmp_path: Path) -> None:
     )
     talk.better("안녕하십니까 꾸벅.")
     found = objected(being.bag, row)
-    assert (found.completion, found.rejected) == ("안녕하십니까 꾸벅.", "다른 말.")
+    assert (found.completion, found.rejected) == ("안녕하십니까 꾸벅.", "답 1."), (
+        "what the model said, not what he first wrote"
+    )
 
 
 def test_in_sandbox_another_reply_leaves_no_trace_either(tmp_path: Path) -> None:
@@ -197,3 +199,56 @@ def test_a_turn_in_which_a_rule_was_taken_back_is_not_shown_to_the_model_again(t
         talk.say(text)
     assert seen[-1] == "안녕 네. 비가 와"
     assert talk.mask_now().rules == ()
+
+
+def test_words_a_person_wrote_are_never_the_ones_not_wanted(tmp_path: Path) -> None:
+    """A slip mended in a second /better, or another reply asked for after it: the model's own reply is what was not wanted."""
+    being = scripted(tmp_path / "bag", lambda _: "네.")
+    talk = being.talk()
+    talk.say("안녕")
+    talk.better("좋은 아침이에유")
+    talk.better("좋은 아침이에요")
+    assert unwanted(being.bag, being.bag.ledger.get(Turn, "t1")) == "네."
+    talk.say("뭐 해?")
+    talk.better("산책해요")
+    talk.again()
+    assert unwanted(being.bag, being.bag.ledger.get(Turn, "t2")) == ""
+
+
+def test_broken_off_another_reply_leaves_the_first_where_it_was(tmp_path: Path) -> None:
+    cut = False
+
+    def decide(_: Prompt) -> str:
+        if cut:
+            raise KeyboardInterrupt
+        return "네."
+
+    talk = scripted(tmp_path / "bag", decide).talk(mode="sandbox")
+    talk.say("하나")
+    talk.say("둘")
+    cut = True
+    with pytest.raises(KeyboardInterrupt):
+        talk.again()
+    cut = False
+    assert talk.again()["user"] == "둘"
+
+
+@pytest.mark.parametrize("mode", ["growth", "sandbox"])
+@pytest.mark.parametrize("rule", ["  ", "please say hello " * 20])
+def test_a_rule_that_would_leave_no_room_to_talk_is_not_put_on(tmp_path: Path, mode: Mode, rule: str) -> None:
+    talk = scripted(tmp_path / "bag", lambda _: "네.").talk(mode=mode)
+    with pytest.raises(UsageError, match="The rule"):
+        talk.mask_add(rule)
+
+
+@pytest.mark.parametrize("wrong", ['rules = ["Be kind.", ""]', 'rules = ["a", 3]', "mood = 3"])
+def test_a_mask_that_cannot_be_worn_changes_nothing(tmp_path: Path, wrong: str) -> None:
+    being = scripted(tmp_path / "bag", lambda _: "네.")
+    being.mask_add("Call me 'Captain'.")
+    file = tmp_path / "mask.toml"
+    file.write_text(wrong, "utf-8")
+    with pytest.raises(UsageError) as said:
+        being.mask_use(file)
+    assert "validation error" not in str(said.value)
+    assert being.bag.selves.current().mask.rules_for("en") == ("Call me 'Captain'.",)
+    assert being.bag.ledger.get(Habit, "h1").stage == "told"

@@ -5,12 +5,13 @@ Nothing is trained here: what is asked is which proposals get that far, and in w
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agent.errors import ConflictError, LearningError, StorageError, UnavailableError
+from agent.errors import ConflictError, LearningError, StorageError, UnavailableError, UsageError
 from agent.learning.conflict import superseded, took_place, withdrawn
 from agent.records import Decision, Habit, Proposal, Run
 from app.habitus import Habitus
@@ -73,15 +74,18 @@ def test_what_is_withdrawn_while_another_is_trained_is_not_trained(
     assert ledger.get(Habit, second.habit).stage == "released"
 
 
-def test_what_failed_stays_approved_and_may_be_edited(being: Habitus, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("why", [LearningError("row 2 is too long"), KeyboardInterrupt()], ids=["failed", "Ctrl-C"])
+def test_what_came_to_no_end_stays_approved_and_may_be_edited(
+    being: Habitus, monkeypatch: pytest.MonkeyPatch, why: BaseException
+) -> None:
     p = asked(being, RULES[1])
     being.approve(p.id, p.digest)
 
     def train(*_: object) -> Run:
-        raise LearningError("row 2 is too long")
+        raise why
 
     monkeypatch.setattr(update, "train", train)
-    with pytest.raises(LearningError):
+    with pytest.raises(type(why)):
         being.learn()
     assert being.bag.ledger.get(Proposal, p.id).status == "approved"
     assert being.edit(p.id, [2])["status"] == "waiting"
@@ -131,3 +135,14 @@ def test_in_another_template_than_the_approved_one_nothing_is_trained(being: Hab
     with pytest.raises(ConflictError, match="not what was approved"):
         scripted(being.bag.path, ended).learn()
     assert being.bag.ledger.all(Run) == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"method": "none"}, {"examples": [{"origin": "turn", "language": "en", "prompt": " ", "completion": "x"}]}],
+)
+def test_an_edit_that_could_not_be_trained_is_refused(being: Habitus, tmp_path: Path, wrong: dict[str, Any]) -> None:
+    p, file = asked(being, RULES[1]), tmp_path / "edit.json"
+    file.write_text(json.dumps(wrong), "utf-8")
+    with pytest.raises(UsageError, match="no edited proposal"):
+        being.edit(p.id, file=file)

@@ -3,7 +3,7 @@ from typing import Annotated
 from pydantic import Field, StringConstraints
 
 from agent.bag import settled
-from agent.records import Draft, Habit, Proposal
+from agent.records import LONGEST_RULE, Draft, Habit, Proposal
 from prompts import language_of
 from tools.base import Desk, ToolError, tool
 
@@ -11,7 +11,7 @@ from tools.base import Desk, ToolError, tool
 @tool
 def propose_habit(
     desk: Desk,
-    rule: Annotated[str, StringConstraints(min_length=2, max_length=300)],
+    rule: Annotated[str, StringConstraints(min_length=2, max_length=LONGEST_RULE)],
     quote: Annotated[str, StringConstraints(min_length=2, max_length=300)],
     turns: Annotated[list[int], Field(min_length=1, max_length=32)],
     reason: Annotated[str, StringConstraints(min_length=1, max_length=300)],

@@ -14,7 +14,8 @@ def unwanted(bag: Bag, turn: Turn) -> str:
     turn of the conversation rebukes the reply before it.
     """
     ledger = bag.ledger
-    replaced = [t.reply for t in ledger.history(Turn, turn.id) if t.reply and t.reply != turn.reply]
+    said = [t.reply for t in ledger.history(Turn, turn.id) if t.self_name]  # not what the person wrote in its place
+    replaced = [reply for reply in said if reply and reply != turn.reply]
     if replaced:
         return replaced[-1]
     after = next((t for t in bag.thread(turn.thread) if int(t.id[1:]) > int(turn.id[1:])), None)

@@ -151,6 +151,8 @@ def write_job(
         "lines": _lines(bag, examples),
         "template": Path(template).read_text("utf-8") if template else "",
         "threads": threads or bag.settings.model.threads,
+        "device": bag.settings.model.device,
+        "dtype": bag.settings.model.dtype,
         "out": str(out),
     }
     file = out / "job.json"
@@ -174,6 +176,8 @@ def _fit(bag: Bag, proposal: Proposal, work: Path, progress: Progress, threads: 
         "PYTHONWARNINGS": "ignore",
         "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # huge pages: a seventh less time on a CPU (docs/log.md)
     }
+    if (device := bag.settings.model.device).startswith("cuda:"):  # the trainer takes the first it sees
+        env["CUDA_VISIBLE_DEVICES"] = device.removeprefix("cuda:")
     with log.open("w") as errors, bag.body.resting():
         process = subprocess.Popen(
             [sys.executable, "-m", "agent.learning.train", str(file)],

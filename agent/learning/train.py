@@ -67,7 +67,8 @@ def main(job_file: Path) -> None:
     if job.get("threads"):
         torch.set_num_threads(job["threads"])
     torch.set_flush_denormal(True)  # as the loss nears nothing, denormal numbers make a CPU four times slower
-    cuda = torch.cuda.is_available()
+    cuda = torch.cuda.is_available() if job["device"] == "auto" else job["device"].startswith("cuda")
+    half = cuda and job["dtype"] != "float32"
     tok = AutoTokenizer.from_pretrained(job["base_path"])
     if job.get("template"):
         tok.chat_template = job["template"]
@@ -75,7 +76,7 @@ def main(job_file: Path) -> None:
         tok.pad_token = tok.eos_token
     model = AutoModelForCausalLM.from_pretrained(
         job["base_path"],
-        dtype=torch.bfloat16 if cuda else torch.float32,
+        dtype=torch.bfloat16 if half else torch.float32,
         attn_implementation="sdpa" if cuda else "eager",  # short rows on a CPU: the fused kernel is slower
     )
     model.to("cuda" if cuda else "cpu")
@@ -244,7 +245,7 @@ def main(job_file: Path) -> None:
             disable_tqdm=True,
             seed=config["seed"],
             use_cpu=not cuda,
-            bf16=cuda,
+            bf16=half,
             remove_unused_columns=False,
             dataset_kwargs={"skip_prepare_dataset": True},
             gradient_checkpointing=cuda,
