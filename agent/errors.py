@@ -15,6 +15,8 @@ HabitusError
 
 from __future__ import annotations
 
+from typing import Any
+
 from agent.phrase import Phrase
 
 
@@ -22,10 +24,11 @@ class HabitusError(Exception):
     """A failure with a sentence for the person and the next step to take.
 
     Both are templates with named fields. What was found goes into ``values``, never into a template:
-    a door words the template in the person's language.
+    a door words the template in the person's language. ``done``: what was carried out before it, where that stands.
     """
 
     exit_code = 1
+    done: Any = None
 
     def __init__(self, message: str, hint: str = "", /, **values: object) -> None:
         self.message = Phrase(message, **values)

@@ -375,10 +375,10 @@ def _chain(previous: str, *fields: str) -> str:
 
 def _storage_error(path: Path, error: Exception) -> StorageError:
     text = str(error).lower()
-    if "readonly" in text or "read-only" in text or "permission" in text:
+    if re.search("readonly|read-only|permission|disk i/o|unable to open", text):
         return StorageError(
             "The bag at {bag} cannot be written.",
-            "Check its permissions, or choose another with --home.",
+            "Check its permissions and the room on its disk, or choose another with --home.",
             bag=path.parent,
         )
     if "full" in text or "no space" in text:

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, ValidationInfo, field_validator
 
 from agent.errors import SettingsError
 from agent.phrase import Phrase
@@ -85,7 +85,7 @@ class Sampling(Table):
     stop: tuple[str, ...] = Field((), description='e.g. ["지훈:", "<|eot_id|>"]')
     max_tokens: int = Field(1024, ge=1)
     seed: int | None = Field(None, description="fixes the draw")
-    logit_bias: dict[str, float] = Field(
+    logit_bias: dict[str, FiniteFloat] = Field(
         default_factory=dict, description='words: { "사유" = 5.0, "죄송합니다" = -100 }'
     )
 

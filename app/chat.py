@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 from agent.errors import HabitusError
@@ -15,12 +14,7 @@ if TYPE_CHECKING:
 
 
 def converse(habitus: Habitus, talk: Conversation) -> None:
-    """Talk until the person leaves."""
-    if not sys.stdin.isatty():
-        for line in sys.stdin:
-            if line.strip():
-                _turn(talk, line.strip())
-        return
+    """Talk at a terminal until the person leaves."""
     from prompt_toolkit import PromptSession
     from prompt_toolkit.history import InMemoryHistory
 
@@ -46,26 +40,37 @@ def converse(habitus: Habitus, talk: Conversation) -> None:
                     return
                 talk = found
             else:
-                _turn(talk, text)
+                turn(talk, text)
         except HabitusError as error:
             message, hint = said(error)
             print(f"  {message}" + (f"\n  → {hint}" if hint else ""))
         except KeyboardInterrupt:
-            print("\n  " + say("(stopped; this turn was not recorded)"))
+            print("\n  " + _stopped(talk, text))
 
 
 def _aloud(piece: str) -> None:
     print(piece, end="", flush=True)
 
 
-def _turn(talk: Conversation, text: str) -> None:
+def _stopped(talk: Conversation, text: str) -> str:
+    """What became of ``text`` when the person broke it off. Once a tool has done something, its turn is recorded."""
+    if text.startswith("/"):
+        return say("(stopped)")
+    last = next(reversed(talk.habitus.bag.thread(talk.thread)), None) if talk.mode == "growth" else None
+    if last and not last.reply and last.user == text:
+        return say("(stopped; what a tool did stands, with turn {turn}: `habitus erase {turn}`)", turn=last.id)
+    return say("(stopped; this turn was not recorded)")
+
+
+def turn(talk: Conversation, text: str) -> None:
+    """Say ``text``; the reply is shown as it comes."""
     _shown(talk.say(text, _aloud))
 
 
-def _shown(turn: dict[str, Any]) -> None:
+def _shown(said: dict[str, Any]) -> None:
     """What came with a reply that was streamed already."""
     print()
-    for call in turn["tool_calls"]:
+    for call in said["tool_calls"]:
         shown = call["arguments"].get("rule") or call["arguments"].get("text") or call["arguments"].get("query") or ""
         failed = f"  ({call['result']})" if call["result"].startswith("error") else ""
         print(f"  · {call['name']}: {show.visible(str(shown))}{failed}")
@@ -103,7 +108,7 @@ def _command(habitus: Habitus, talk: Conversation, text: str) -> Conversation | 
             verb, _, value = rest.partition(" ")
             if verb == "add" and value:
                 talk.mask_add(value.strip())
-            elif verb == "drop" and value.strip().isdigit():
+            elif verb == "drop" and value.strip().isdecimal():
                 talk.mask_drop(int(value))
             elif verb:
                 print("  " + say("/mask, /mask add RULE, or /mask drop N"))

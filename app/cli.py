@@ -6,9 +6,9 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from agent import __version__
 from agent.errors import ConflictError, HabitusError, UsageError
@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     from app.habitus import Habitus
 
 
+PORTS = Phrase("from {low} to {high}", low=1, high=2**16 - 1)
 YES = ("y", "yes", "네", "예", "응", "ㅇ")
+
+
+def _port(text: str) -> int:
+    if not (text.isdecimal() and 0 < int(text) < 2**16):
+        raise UsageError("There is no port {port!r}.", "Allowed: {allowed}.", port=text, allowed=PORTS)
+    return int(text)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -123,14 +130,14 @@ def parser() -> argparse.ArgumentParser:
     add("why", say("from a habit back to the words it came from")).add_argument("habit", metavar="HABIT")
     serve = add("serve", say("answer OpenAI and REST clients over HTTP"))
     serve.add_argument("--host", metavar="H", default="127.0.0.1")
-    serve.add_argument("--port", metavar="P", type=int, default=8000)
+    serve.add_argument("--port", metavar="P", type=_port, default=8000)
     serve.add_argument(
         "--key", metavar="K", default="", help=say("what clients must send; needed beyond this machine ($HABITUS_KEY)")
     )
     serving = add(
         "serve-model", say("start a vLLM server for the model and watch it; the other commands speak through it")
     )
-    serving.add_argument("--port", metavar="P", type=int, default=8001)
+    serving.add_argument("--port", metavar="P", type=_port, default=8001)
     serving.add_argument("--print", action="store_true", help=say("only print vLLM's command line"))
     add("doctor", say("what is wrong, and how to mend it"))
     add("demo", say("watch an AI form a habit and grow it into its weights")).add_argument(
@@ -142,7 +149,30 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run one command; the exit status."""
     arguments = sys.argv[1:] if argv is None else argv
+    try:
+        try:
+            return _tried(arguments)
+        finally:  # while it can still be told; the help leaves by SystemExit
+            print(end="", flush=True)
+    except BrokenPipeError:  # who read it has seen enough
+        _to_nowhere(sys.stdout, sys.stderr)
+        return 0
+    except OSError as error:
+        _to_nowhere(sys.stdout)
+        reason = error.strerror or str(error)
+        found = HabitusError("The output cannot be written: {reason}.", "Free the disk it goes to.", reason=reason)
+        return _failed(found, "--json" in arguments)
+
+
+def _to_nowhere(*streams: TextIO) -> None:
+    """Python writes what is left in them once more as it ends, and would complain again."""
+    for stream in streams:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _tried(arguments: list[str]) -> int:
     as_json = "--json" in arguments
+    argparse._ = str if as_json else say  # type: ignore[attr-defined]  # its own words, too; JSON keeps English
     try:
         options = parser().parse_args(arguments)
         as_json = getattr(options, "json", False)
@@ -156,12 +186,12 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nhabitus: " + say("stopped; nothing was half-done."), file=sys.stderr)
         return 130
-    except UnicodeEncodeError:
+    except UnicodeError:
         return _failed(UsageError("The text is not valid UTF-8.", "Check the terminal's encoding."), as_json)
     except BrokenPipeError:
-        sys.stderr.close()
-        return 0
+        raise
     except OSError as error:
+        print(end="", flush=True)  # what cannot be said is no fault of the bag's: raises again
         reason = error.strerror or str(error)
         found = HabitusError(
             "The bag cannot be used: {reason}.",
@@ -194,7 +224,9 @@ def _run(options: argparse.Namespace, as_json: bool) -> None:
     if options.command == "demo":
         from app.demo import play
 
-        play(options.keep)
+        if as_json or home:
+            raise UsageError("The demo is for a person, in a bag of its own.", "Leave out --json and --home.")
+        play(options.keep, model)
         return
     if options.command == "serve-model":
         _serve_model(options, home, model, as_json)
@@ -212,6 +244,7 @@ def _run(options: argparse.Namespace, as_json: bool) -> None:
         case "chat":
             _chat(habitus, options, as_json)
         case "ask":
+            "".join(options.text).encode()  # a tokenizer would only say that it is no text
             rows = habitus.ask(options.text, not options.no_mask, options.name)
             for row in rows:
                 _print(row, as_json, lambda r: print(r["reply"]))
@@ -246,9 +279,9 @@ def _run(options: argparse.Namespace, as_json: bool) -> None:
         case "edit":
             _print(habitus.edit(options.id, options.drop, options.file), as_json, show.decided)
         case "learn":
-            _print(habitus.learn(), as_json, show.learned)
+            _carried_out(habitus.learn, as_json, show.learned)
         case "sleep":
-            _print(habitus.sleep(), as_json, show.slept)
+            _carried_out(habitus.sleep, as_json, show.slept)
         case "self":
             match options.what:
                 case "log":
@@ -315,7 +348,10 @@ def _confirmed(habitus: Habitus, ref: str, as_json: bool) -> str:
     from agent.learning.lifecycle import DECAY
     from app import show
 
-    if ref == DECAY and sys.stdin.isatty() and not as_json:
+    script = as_json or not sys.stdin.isatty()
+    if ref == DECAY and script:
+        raise UsageError("A script approves with --digest.", "If you mean it: `habitus approve decay --digest decay`.")
+    if ref == DECAY:
         if not _yes(say("May it let unused habits fade without asking each time? [y/N] ")):
             raise ConflictError("Nothing was approved.")
         return DECAY
@@ -327,7 +363,7 @@ def _confirmed(habitus: Habitus, ref: str, as_json: bool) -> str:
             ref=ref,
             status=Phrase(found["status"]),
         )
-    if as_json or not sys.stdin.isatty():
+    if script:
         raise UsageError(
             "A script approves with --digest.", "The digest stands in `habitus proposals show {ref} --json`.", ref=ref
         )
@@ -340,20 +376,45 @@ def _confirmed(habitus: Habitus, ref: str, as_json: bool) -> str:
 
 
 def _chat(habitus: Habitus, options: argparse.Namespace, as_json: bool) -> None:
-    talk = habitus.talk(options.thread, "sandbox" if options.sandbox else "growth")
-    if as_json and not options.say:
-        options.say = [line.strip() for line in sys.stdin if line.strip()]
-    if not options.say:
-        from app.chat import converse
+    from app.chat import converse, turn
 
+    talk = habitus.talk(options.thread, "sandbox" if options.sandbox else "growth")
+    if not options.say and not as_json and sys.stdin.isatty():
         converse(habitus, talk)
         return
-    for text in options.say:
+    for text in list(_spoken(options.say)) if options.say else _spoken(x.strip() for x in sys.stdin if x.strip()):
         if as_json:
             print(json.dumps(talk.say(text), ensure_ascii=False), flush=True)
         else:
-            talk.say(text, lambda piece: print(piece, end="", flush=True))
-            print()
+            turn(talk, text)
+
+
+def _spoken(lines: Iterable[str]) -> Iterator[str]:
+    """What is to be said, line by line.
+
+    Raises:
+        UsageError: one is a slash command: who meant /sandbox must not be recorded.
+        UnicodeError: one is no text.
+    """
+    for line in lines:
+        line.encode()
+        if line.lstrip().startswith("/"):
+            raise UsageError(
+                "A line that begins with / is not said here: slash commands are for a terminal.",
+                "`--sandbox` starts a conversation without a trace. To say the line, put a word before it.",
+            )
+        yield line
+
+
+def _carried_out(work: Callable[[], Any], as_json: bool, show: Any) -> None:
+    """Print what ``work`` came to; where it fails, what it had done before."""
+    try:
+        done = work()
+    except HabitusError as error:
+        if error.done:
+            _print(error.done, as_json, show)
+        raise
+    _print(done, as_json, show)
 
 
 def _print(result: Any, as_json: bool, show: Any) -> None:

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import time
 
+from agent.phrase import Phrase
 from app import show
 from app.wiring import open_habitus
 from app.words import language, padded, say
@@ -28,7 +29,7 @@ SCRIPT: dict[Language, dict[str, list[str]]] = {
 }  # fmt: skip
 
 
-def play(keep: bool) -> None:
+def play(keep: bool, model: str | None = None) -> None:
     """Talk, ruminate, approve, learn, ask without the mask, roll back."""
     started = time.monotonic()
     where = tempfile.mkdtemp(prefix="habitus-demo-")
@@ -38,7 +39,7 @@ def play(keep: bool) -> None:
         print(f"\n\033[1m{text}\033[0m" if os.environ.get("TERM", "dumb") != "dumb" else f"\n{text}", flush=True)
 
     try:
-        habitus = open_habitus(where, progress=show.progress)
+        habitus = open_habitus(where, model, show.progress)
 
         def replies(texts: list[str]) -> list[str]:
             return [r["reply"] for r in habitus.ask(texts, with_rules=False)]
@@ -75,7 +76,7 @@ def play(keep: bool) -> None:
                 count=len(proposal["examples"]),
             )
         )
-        habitus.approve(proposal["id"], proposal["digest"], "approved by the demo in your place")
+        habitus.approve(proposal["id"], proposal["digest"], Phrase("approved by the demo in your place"))
         title(say("4. Into the weights: training, the gate, the new self"))
         (learned,) = habitus.learn()
         show.learned([learned])

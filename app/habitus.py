@@ -64,13 +64,25 @@ class Habitus:
         """A conversation: a new thread unless one is named; ``who``: in sandbox, with a self of before.
 
         Raises:
+            UsageError: a thread is named for sandbox.
             NotFoundError: the named thread holds no turn, or there is no such self.
         """
-        if thread and mode == "growth" and not self.bag.ledger.all(Turn, parent=thread):
+        if thread and mode == "sandbox":
+            raise UsageError("A sandbox conversation is always a new one.", "Leave out --thread or --sandbox.")
+        if thread:
+            self.begun(thread)
+        return Conversation(self, thread or new_thread(), mode, who)
+
+    def begun(self, thread: str) -> None:
+        """Something was said in this conversation.
+
+        Raises:
+            NotFoundError: nothing was.
+        """
+        if not self.bag.ledger.all(Turn, parent=thread):
             raise NotFoundError(
                 "There is no conversation {thread!r}.", "Leave --thread out to begin a new one.", thread=thread
             )
-        return Conversation(self, thread or new_thread(), mode, who)
 
     def ask(self, texts: Sequence[str], with_rules: bool = True, name: str = "") -> list[Json]:
         """The clean probe: greedy, unpenalised, nothing recalled, nothing recorded."""
@@ -247,6 +259,7 @@ class Habitus:
                     self.updates.stay_approved(ref)
             sweep(self.bag)
         if failed:
+            failed[0].done = done
             raise failed[0]
         return done
 
@@ -295,11 +308,15 @@ class Habitus:
     def sleep(self) -> Json:
         """The scheduled pass: ruminate, then run what the person has approved, once or by standing leave."""
         found = self.ruminate()
-        if leave := standing(self.bag):
-            for p in self.bag.ledger.all(Proposal):
-                if p.kind == "decay" and p.status == "waiting":
-                    self.approve(p.id, p.digest, Phrase("by the standing leave {ref}", ref=leave.id))
-        return {"ruminate": found, "learn": self.learn()}
+        try:
+            if leave := standing(self.bag):
+                for p in self.bag.ledger.all(Proposal):
+                    if p.kind == "decay" and p.status == "waiting":
+                        self.approve(p.id, p.digest, Phrase("by the standing leave {ref}", ref=leave.id))
+            return {"ruminate": found, "learn": self.learn()}
+        except HabitusError as error:
+            error.done = {"ruminate": found} | ({"learn": error.done} if error.done else {})
+            raise
 
     # -- selves --------------------------------------------------------------------------------
 
@@ -338,7 +355,8 @@ class Habitus:
                 return {"habit": ref, "self": bag.selves.current().id, "gate": None}
             proposal = file_release(bag, habit, Phrase("The person asked to forget it."))
             self.updates.answer(
-                proposal, {"verdict": "approve", "digest": proposal.digest, "note": "forget is the person's decision"}
+                proposal,
+                {"verdict": "approve", "digest": proposal.digest, "note": Phrase("forget is the person's decision")},
             )
             done = self.updates.carry_out(bag.ledger.get(Proposal, proposal.id))
         return {"habit": ref, "self": done["self"], "gate": done["gate"]}

@@ -27,13 +27,18 @@ def lifted(habitus: Habitus, text: str, thread: str = "") -> Json:
     """What the model would read if ``text`` were said now, and what it would be likely to say first.
 
     ``next`` holds three: who speaks now, the same prompt without its adapters, and the base without mask or history.
+
+    Raises:
+        NotFoundError: the named thread holds no turn.
     """
     bag = habitus.bag
+    if thread:
+        habitus.begun(thread)
     who, language = bag.selves.current(), language_of(text)
     mask, voice = bag.selves.dressed(who, language)
     memories = [found for _, found, _ in bag.index.near(text, "memory", 3, least=converse.NEAR)]
     system = converse.system_text(mask, language, memories)
-    told = converse.history(bag, thread)[-bag.settings.model.history :] if thread else []
+    told = converse.latest(bag, converse.history(bag, thread)) if thread else []
     tools = converse.own_tools(bag, "growth", who, language, text)
     messages = converse.fitting(bag, system, [*mask.few_shot, *told], [HumanMessage(text)], tools)
     prompt = Prompt(tuple(map(to_message, messages)), tuple(tools))

@@ -98,7 +98,7 @@ def markdown(r: Json) -> str:
     lines += [f"{say(r['kind'])} · {say(r['status'])} · {r['habit']} · {', '.join(r['scope'])}", ""]
     if r["quote"]:
         lines += [f"> {visible(r['quote'])}", ""]
-    lines += [visible(r["why"]), ""]
+    lines += [visible(recorded(r["why"])), ""]
     lines += [say("Rows: {turn} from your turns, {invented} invented, {anchor} that keep the rest.", **rows), ""]
     if r["reasons"]:
         lines += [f"- `{k}` {r['config'][k]}: {reason}" for k, reason in r["reasons"].items()]

@@ -121,11 +121,16 @@ def unused(host: str, port: int) -> None:
     """Nobody listens there.
 
     Raises:
+        UsageError: no such address is known.
         ConflictError: somebody does.
     """
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        if probe.connect_ex((host, port)) == 0:
-            raise ConflictError("Port {port} is taken.", "Choose another with --port.", port=port)
+        try:
+            taken = probe.connect_ex((host, port)) == 0
+        except socket.gaierror as error:
+            raise UsageError("The address {host!r} is not known.", "Choose another with --host.", host=host) from error
+    if taken:
+        raise ConflictError("Port {port} is taken.", "Choose another with --port.", port=port)
 
 
 def serve(home: Path, settings: Settings, port: int, tell: Tell) -> None:

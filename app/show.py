@@ -128,7 +128,7 @@ def proposal(p: Json) -> None:
     _field(say("rule"), visible(p["rule"]))
     if p["quote"]:
         _field(say("you said"), f"“{visible(p['quote'])}”")
-    _field(say("why"), visible(say(p["rationale"])))
+    _field(say("why"), visible(recorded(p["rationale"])))
     _field(say("scope"), say("{scope}    method {method}", scope=", ".join(p["scope"]), method=p["method"]))
     for t in p["evidence"]:
         origin = ""
@@ -226,7 +226,8 @@ def learned(rows: list[Json]) -> None:
 def slept(r: Json) -> None:
     """What a scheduled pass came to."""
     rumination(r["ruminate"])
-    learned(r["learn"])
+    if "learn" in r:  # not where it failed at once
+        learned(r["learn"])
 
 
 def self_(who: Json) -> None:
@@ -310,9 +311,9 @@ def why(r: Json) -> None:
             f"\n{p['id']}: {say(p['kind'])} ({say(p['status'])})  "
             + say("{examples} rows of its own, {turns} from your turns, {gone} erased", **rows)
         )
-        print(f"  {visible(p['rationale'])}")
+        print(f"  {visible(recorded(p['rationale']))}")
         for d in p["decisions"]:
-            print(f"  {d['at'][:19]}  {say(d['verdict'])}  {visible(d['note'])}")
+            print(f"  {d['at'][:19]}  {say(d['verdict'])}  {visible(recorded(d['note']))}")
         for run in p["runs"]:
             print(
                 f"  {run['at'][:19]}  {run['id']}  {run['adapter'] or visible(recorded(run['failure']))}  {run['seconds']:.0f} s"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from langgraph.types import Command
@@ -71,7 +72,7 @@ class Updates:
         }
 
     def stay_approved(self, ref: str) -> None:
-        """What failed may be edited or tried again."""
+        """What failed or was broken off may be edited or tried again; what came to an end stays as it ended."""
         with self.bag.ledger.together() as add:
             p = self.bag.ledger.get(Proposal, ref)
             if p.status == "running":
@@ -94,7 +95,21 @@ class Updates:
         self.bag.path.mkdir(parents=True, exist_ok=True)
         _ = self.bag.ledger
         strict = JsonPlusSerializer(allowed_msgpack_modules=None)  # the default one calls whatever a checkpoint names
-        saver = SqliteSaver(
-            sqlite3.connect(self.bag.path / "checkpoints.db", check_same_thread=False, timeout=30), serde=strict
-        )
+        saver = SqliteSaver(_opened(self.bag.path / "checkpoints.db"), serde=strict)
         return update.build().compile(checkpointer=saver, interrupt_before=["train"])
+
+
+def _opened(file: Path) -> sqlite3.Connection:
+    """The checkpoints. Damaged ones are dropped: they are only an index, and begin anew from what is recorded."""
+    connection = sqlite3.connect(file, check_same_thread=False, timeout=30)
+    try:
+        if connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",):
+            return connection
+    except sqlite3.OperationalError:  # locked, or a disk that is full: no damage
+        raise
+    except sqlite3.DatabaseError:
+        pass
+    connection.close()
+    for path in file.parent.glob(f"{file.name}*"):
+        path.unlink()
+    return sqlite3.connect(file, check_same_thread=False, timeout=30)

@@ -12,6 +12,9 @@ from agent.errors import HabitusError
 from agent.phrase import Phrase
 from prompts import Language
 
+FREE = ("words", "file", "reason")  # fields that hold any text; in every other field stands a
+VALUE = r"(?:[a-z]+-|[a-z]|-)?\d+|–"  # number or name, as in h7 or self-0001
+
 
 def language() -> Language:
     """What the environment asks for, as POSIX reads it: the first of ``LC_ALL``, ``LC_MESSAGES``, ``LANG`` that is set."""
@@ -39,7 +42,7 @@ def recorded(text: str) -> str:
     if language() == "ko":
         for pattern, template in _patterns():
             if match := pattern.fullmatch(text):
-                return say(template, **match.groupdict())
+                return say(template, **{k: recorded(v) if k == "reason" else v for k, v in match.groupdict().items()})
     return say(text)
 
 
@@ -49,22 +52,26 @@ def padded(text: str, width: int) -> str:
 
 
 @cache
-def _catalogue() -> dict[str, str]:
+def _tables() -> dict[str, dict[str, str]]:
     import tomllib
 
     return tomllib.loads(Path(__file__).with_name("ko.toml").read_text("utf-8"))
 
 
 @cache
+def _catalogue() -> dict[str, str]:
+    return {text: korean for table in _tables().values() for text, korean in table.items()}
+
+
+@cache
 def _patterns() -> list[tuple[re.Pattern[str], str]]:
-    """How the plain templates look when filled in; the one that says the most comes first."""
+    """How what is recorded looks when filled in. What a person or the model wrote must not look so."""
     from string import Formatter
 
-    found = []
-    for template in _catalogue():
-        pieces = [(text, name or "", spec or how) for text, name, spec, how in Formatter().parse(template)]
-        names = [name for _, name, _ in pieces if name]
-        if names and len(set(names)) == len(names) and not any(form for _, _, form in pieces):
-            shape = "".join(re.escape(text) + (f"(?P<{name}>.*)" if name else "") for text, name, _ in pieces)
-            found.append((re.compile(shape, re.DOTALL), template))
-    return sorted(found, key=lambda x: -len(re.sub("{.*?}", "", x[1])))
+    def field(name: str | None) -> str:
+        return f"(?P<{name}>{'.*' if name in FREE else VALUE})" if name else ""
+
+    return [
+        (re.compile("".join(re.escape(text) + field(name) for text, name, *_ in Formatter().parse(template))), template)
+        for template in _tables()["recorded"]
+    ]

@@ -119,9 +119,7 @@ def _reply(state: State, runtime: Runtime[Context]) -> State:
         if "history" in state
         else history(bag, state["thread"], state.get("instead", ""))
     )
-    pairs = (
-        [*mask.few_shot, *pairs[-bag.settings.model.history :]] if bag.settings.model.history else list(mask.few_shot)
-    )
+    pairs = [*mask.few_shot, *latest(bag, pairs)]
     system = "\n\n".join(filter(None, (system_text(mask, language, state["memories"]), state.get("aside"))))
     tools, choice = _offered(bag, state, who, language) if unwanted is None else ([], "none")
     messages = fitting(bag, system, pairs, [_said_now(state), *state["exchange"]], tools)
@@ -208,6 +206,12 @@ def history(bag: Bag, thread: str, before: str = "") -> list[tuple[str, str]]:
     """What was said in a thread (before a turn), as the model is shown it."""
     turns = [t for t in bag.thread(thread) if not before or int(t.id[1:]) < int(before[1:])]
     return shown([(t.user, t.reply) for t in turns if t.reply], turns)
+
+
+def latest(bag: Bag, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The last of ``pairs``: as many as the model may read."""
+    most = bag.settings.model.history
+    return list(pairs[-most:]) if most else []
 
 
 def shown(pairs: Sequence[tuple[str, str]], turns: Sequence[Turn]) -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import resource
 import sqlite3
 import threading
 from pathlib import Path
@@ -280,6 +281,25 @@ def test_damage_found_while_reading_is_a_storage_error(torn: Ledger) -> None:
 def test_damage_found_while_verifying_is_reported(torn: Ledger) -> None:
     with contextlib.suppress(StorageError):  # said either way
         assert torn.verify()
+
+
+def test_a_file_that_the_disk_will_not_open_is_a_clear_storage_error(path: Path) -> None:
+    path.mkdir(parents=True)
+    with pytest.raises(StorageError, match="cannot be written") as caught:
+        Ledger(path)
+    assert "sqlite" not in str(caught.value)
+
+
+def test_a_disk_that_takes_no_more_is_a_clear_storage_error(ledger: Ledger) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))  # SQLite: disk I/O error
+    try:
+        with pytest.raises(StorageError, match="cannot be written") as caught:
+            ledger.add(turn("안녕" * 9000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "sqlite" not in str(caught.value)
+    assert "room" in caught.value.hint
 
 
 def test_a_file_where_the_bag_should_be_is_a_storage_error(bag_path: Path) -> None:

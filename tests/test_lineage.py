@@ -26,6 +26,7 @@ from agent.records import (
 )
 from app import lineage, show
 from app.habitus import Habitus
+from app.report import markdown
 from tests.being import scripted
 
 RULE = "끝에 '꾸벅'을 붙여 줘."
@@ -132,3 +133,23 @@ def test_both_can_be_read_at_the_terminal(
     read = capsys.readouterr().out
     for piece in ("a-p1 × 1.0", "오래갈 부탁", "1 rows of its own, 1 from your turns", "Answers that differ: 12 of 24"):
         assert piece in read
+
+
+def test_both_can_be_read_in_korean(
+    being: Habitus, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LC_ALL", "ko_KR.UTF-8")
+    ledger = being.bag.ledger
+    p = ledger.get(Proposal, "p1")
+    ledger.add(p.model_copy(update={"rationale": "The person asked to forget it.", "at": ""}))
+    ledger.add(Decision(proposal="p1", verdict="veto", digest="d", note="by the standing leave k1"))
+    ledger.add(ledger.get(Habit, "h1").become("released", "h2 took its place"))
+    show.why(being.why("h1"))
+    show.proposal(being.proposal("p1"))
+    print(markdown(being.report("p1")))
+    read = capsys.readouterr().out
+    for piece in ("지시", "되풀이", "몸에 뱀", "잊음", "승인", "거절", "미리 받아 둔 허락에 따라: k1"):
+        assert piece in read
+    assert read.count("사람이 잊어 달라고 했어요.") == 3
+    for piece in ("told", "essence", "released", "approve", "veto"):
+        assert piece not in read

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -434,6 +435,7 @@ def test_its_own_tools_stay_inside(spoken: Make) -> None:
     ("more", "said"),
     [
         ({"temperature": 9}, "temperature"),
+        ({"logit_bias": {"rain": math.nan}}, "logit_bias.rain"),
         ({"n": 3}, "n is 3"),
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "assistant", "content": "네."}]}, "nothing to answer"),
@@ -451,7 +453,8 @@ def test_its_own_tools_stay_inside(spoken: Make) -> None:
 def test_bad_input_is_one_clear_sentence(spoken: Make, more: dict[str, Any], said: str) -> None:
     door = spoken(lambda prompt: "네.")
     body = {"model": "habitus", "messages": [{"role": "user", "content": "안녕"}]} | more
-    answer = httpx.post(f"{door.url}/v1/chat/completions", json=body)
+    sent = {"content": json.dumps(body), "headers": {"content-type": "application/json"}}  # httpx sends no NaN
+    answer = httpx.post(f"{door.url}/v1/chat/completions", **sent)
     assert answer.status_code == 400
     assert said in answer.json()["error"]["message"]
     assert door.turns == []

@@ -8,8 +8,23 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import SettingsError
-from agent.settings import FILE, PROFILES, RANGES, Settings, default_toml, load, profile, sampling, warnings
+from agent.errors import ModelError, SettingsError
+from agent.models.base import Base
+from agent.records import Turn
+from agent.settings import (
+    FILE,
+    PROFILES,
+    RANGES,
+    ModelTable,
+    Settings,
+    default_toml,
+    load,
+    profile,
+    sampling,
+    warnings,
+)
+from app.doctor import examine
+from app.wiring import open_habitus
 
 
 def loaded(bag: Path, toml: str) -> Settings:
@@ -65,6 +80,12 @@ def test_a_file_that_is_not_utf8_is_a_settings_error(bag_path: Path) -> None:
         ("[model]\nthreads = 1\n[training]\nwarmup = 0.9\n", "line 4: training.warmup: ", "from 0 to 0.5."),
         ("[training]\nmethod = 'magic'\n", "line 2: training.method: ", "one of auto, distill, sft, dpo, kto."),
         ("[sampling]\nlogit_bias = { a = 'x' }\n", "line 2: sampling.logit_bias.a: ", ""),
+        (
+            "[sampling]\nlogit_bias = { a = nan }\n",
+            "line 2: sampling.logit_bias.a: input should be a finite number",
+            "",
+        ),
+        ("[sampling]\nlogit_bias = { a = -inf }\n", "line 2: sampling.logit_bias.a: input should be a finite", ""),
     ],
 )
 def test_an_impossible_value_names_line_key_and_what_is_allowed(
@@ -199,3 +220,47 @@ def test_the_commented_file_shows_every_setting() -> None:
     _, *tables = re.split(r"^\[", default_toml(), flags=re.MULTILINE)
     shown = {table.split("]")[0]: re.findall(r"^# (\w+) =", table, re.MULTILINE) for table in tables}
     assert shown == {name: list(type(table).model_fields) for name, table in Settings()}
+
+
+# -- a template of the person's own ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{% for m in messages %}{{ m.content }}", "Unexpected end of template"),
+        ("{{ messages[0].content.nothing() }}", "has no attribute 'nothing'"),
+        (None, "No such file or directory"),
+    ],
+)
+def test_a_template_that_cannot_be_used_is_named_when_the_model_is_opened(
+    tmp_path: Path, text: str | None, reason: str
+) -> None:
+    file = tmp_path / "own.jinja"
+    if text:
+        file.write_text(text, "utf-8")
+    with pytest.raises(ModelError) as caught:
+        Base(ModelTable(template=str(file)))
+    assert str(file) in caught.value.message
+    assert reason in caught.value.message
+    assert "[model] template" in caught.value.hint
+
+
+def test_the_doctor_says_which_template_and_how_to_mend_it(bag_path: Path) -> None:
+    file = bag_path / "own.jinja"
+    loaded(bag_path, f'[model]\ntemplate = "{file}"\n')
+    (found,) = [f for f in examine(str(bag_path), None) if f["name"] == "model"]
+    assert not found["ok"]
+    assert str(file) in found["detail"]
+    assert "[model] template" in found["mend"]
+
+
+@pytest.mark.parametrize("history", [0, 1])
+def test_the_lid_shows_of_a_conversation_what_the_model_reads(bag_path: Path, history: int) -> None:
+    loaded(bag_path, f"[model]\nhistory = {history}\n")
+    habitus = open_habitus(str(bag_path))
+    for text in ("하나", "둘"):
+        habitus.bag.keep(Turn(thread="c-1", user=text, reply="네."))
+    found = habitus.lid("안녕", "c-1")
+    assert found["layers"]["history"] == [["둘", "네."]][:history]
+    assert ("둘" in found["prompt"]) is bool(history)

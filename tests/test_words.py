@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import json
 import re
@@ -16,16 +17,32 @@ import pytest
 from agent import errors
 from agent.errors import HabitusError, UsageError
 from agent.phrase import Phrase
-from agent.records import Abstention, Frame, Kind, Origin, Part, Purpose, Record, Source, Status
+from agent.records import (
+    Abstention,
+    Decision,
+    Frame,
+    Kind,
+    Origin,
+    Part,
+    Purpose,
+    Record,
+    Source,
+    Stage,
+    Status,
+)
 from app.cli import main
 from app.words import language, padded, recorded, said, say
 
 ROOT = Path(__file__).parents[1]
-KOREAN: dict[str, str] = tomllib.loads((ROOT / "app" / "ko.toml").read_text("utf-8"))
+TABLES: dict[str, dict[str, str]] = tomllib.loads((ROOT / "app" / "ko.toml").read_text("utf-8"))
+KOREAN = {text: korean for table in TABLES.values() for text, korean in table.items()}
 ERRORS = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, HabitusError)}
 # Closed choices are worded by their value; record kinds only as the noun of "There is no …".
-PHASES, STAGES = (table.model_fields[field].annotation for table, field in ((Abstention, "phase"), (Part, "stage")))
-CHOICES = (Status, Kind, Purpose, Origin, Source, Frame, PHASES, STAGES)
+PHASES, STAGES, VERDICTS = (
+    table.model_fields[field].annotation
+    for table, field in ((Abstention, "phase"), (Part, "stage"), (Decision, "verdict"))
+)
+CHOICES = (Status, Kind, Purpose, Origin, Source, Stage, Frame, PHASES, STAGES, VERDICTS)
 SHOWN = {word for choice in CHOICES for word in get_args(choice)} - {"plain"}
 NOUNS = {kind.__name__.lower() for kind in Record.__subclasses__()}
 
@@ -67,6 +84,20 @@ SPOKEN = [
     or (called(call) == "say" and where.startswith("app/") and not where.startswith("app/words.py"))
 ]
 WRITTEN = {text for _, call in SPOKEN for argument in call.args for text in literals(argument) if text}
+THEIRS = {  # argparse's own words
+    text
+    for node in ast.walk(ast.parse(Path(argparse.__file__).read_text("utf-8")))
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and called(node) == "_"
+    for text in literals(node.args[0])
+}
+# Of what code says, the ledger keeps reasons, causes, risks, results of tools, the exam's details and failures.
+KEEPERS = ("agent/learning", "agent/selves", "app/habitus", "graphs", "tools")
+KEPT = {
+    text
+    for where, call in SPOKEN
+    if (called(call) == "Phrase" and where.startswith(KEEPERS)) or called(call) == "LearningError"
+    for text in literals(call.args[0])
+}
 
 
 def test_the_walk_finds_what_there_is() -> None:
@@ -107,7 +138,17 @@ def test_every_text_has_its_korean() -> None:
 
 
 def test_no_korean_is_left_over() -> None:
-    assert sorted(KOREAN.keys() - WRITTEN - SHOWN - NOUNS) == []
+    assert sorted(KOREAN.keys() - WRITTEN - SHOWN - NOUNS - THEIRS) == []
+
+
+def test_what_is_known_again_by_its_shape_is_what_the_ledger_keeps() -> None:
+    assert TABLES["recorded"].keys() == {text for text in KEPT if fields(text)}
+    assert TABLES["recorded"].keys().isdisjoint(TABLES["said"])
+
+
+def test_no_particle_hangs_on_a_value_that_would_choose_it() -> None:
+    hanging = re.compile(r"\}[`'’”]?(을|를|은|는|이|가(?!지)|와|과|으로|로|라|아|야|였|예요|\(으\)로)")
+    assert [korean for korean in KOREAN.values() if hanging.search(korean)] == []
 
 
 def test_the_korean_is_korean_and_has_the_same_fields() -> None:
@@ -157,13 +198,24 @@ def test_what_was_recorded_in_english_is_worded_when_it_is_shown() -> None:
     assert recorded(risk) == KOREAN["{missing}/{own} answers do not show {words}"].format(
         missing=3, own=40, words="{꾸벅}"
     )
-    kept = {text for where, call in SPOKEN if called(call) == "Phrase" and where.startswith(("agent/learning", "tools"))
-            for argument in call.args for text in literals(argument)}  # fmt: skip
-    assert {"released", "earlier {habit}", "{ref} waits for the person"} <= kept
-    for text in kept:
-        values = dict.fromkeys(fields(text), "h7")
-        assert recorded(text.format(**values)) == KOREAN[text].format(**values)
-    assert recorded("something nobody wrote: {x}") == "something nobody wrote: {x}"
+    assert {"released", "earlier {habit}", "{ref} waits for the person"} <= KEPT
+    for text in KEPT:
+        for value in ("h7", "self-0001", "-9"):
+            values = dict.fromkeys(fields(text), value)
+            assert recorded(text.format(**values)) == KOREAN[text].format(**values)
+    failed = Phrase(
+        "The training of {ref} failed: {reason}.", ref="p1", reason=Phrase("the data is not what was approved")
+    )
+    assert recorded(str(failed)) == say(failed)
+
+
+@pytest.mark.usefixtures("korean")
+@pytest.mark.parametrize(
+    "text",
+    ["The rule is important to him.", "Known: everybody.", "Somebody overrules it", "something nobody wrote: {x}"],
+)
+def test_what_a_person_or_the_model_wrote_is_left_as_it_is(text: str) -> None:
+    assert recorded(text) == text
 
 
 def test_hangul_fills_two_columns() -> None:
@@ -233,6 +285,17 @@ def test_the_help_is_in_korean(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
     assert "스스로" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("korean")
+def test_what_argparse_says_is_in_korean_but_not_as_json(bag_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--home", str(bag_path), "veto", "p1"]) == 2
+    assert "인자가 빠졌어요: --reason" in capsys.readouterr().err
+    assert main(["--home", str(bag_path), "veto", "p1", "--json"]) == 2
+    assert "required: --reason" in json.loads(capsys.readouterr().err)["error"]["message"]
+    with pytest.raises(SystemExit):
+        main(["veto", "--help"])
+    assert "positional" not in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("korean")

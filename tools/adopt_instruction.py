@@ -11,7 +11,9 @@ from tools.base import Desk, tool
 
 
 @tool
-def adopt_instruction(desk: Desk, rule: Annotated[str, StringConstraints(min_length=2, max_length=LONGEST_RULE)]) -> str:
+def adopt_instruction(
+    desk: Desk, rule: Annotated[str, StringConstraints(min_length=2, max_length=LONGEST_RULE)]
+) -> str:
     """Put a lasting wish of the person into your mask as one rule."""
     habit = told(desk.bag, rule, language_of(desk.user or rule))
     desk.told.append(habit)  # told again is evidence too

@@ -72,7 +72,7 @@ class Base:
         """Read tokenizer and template.
 
         Raises:
-            ModelError: it is not there, or has no chat template.
+            ModelError: it is not there, has no chat template, or the one in the settings cannot be used.
         """
         from transformers import AutoConfig, AutoTokenizer
         from transformers.utils import logging as noise
@@ -86,7 +86,7 @@ class Base:
         except Exception as error:  # transformers raises many kinds for a missing or broken model
             raise unloadable(table.name, error) from error
         if table.template:
-            self.tok.chat_template = Path(table.template).read_text("utf-8")
+            self._take(table.template)
         if self.tok.chat_template is None:
             raise ModelError(
                 "The model {name!r} has no chat template.", "Set [model] template to a Jinja file.", name=table.name
@@ -102,6 +102,19 @@ class Base:
         self.sees = hasattr(config, "vision_config")
         self.context = table.context or int(config.max_position_embeddings)
         self.specials = special_tokens(self.tok)
+
+    def _take(self, template: str) -> None:
+        """Use another template than the model's own; tried here, so that no reply fails on it."""
+        try:
+            self.tok.chat_template = Path(template).read_text("utf-8")
+            self.tok.apply_chat_template([{"role": "user", "content": "x"}], add_generation_prompt=True, tokenize=False)
+        except Exception as error:  # whatever a template may do
+            raise ModelError(
+                "The template {file} cannot be used: {reason}.",
+                "Mend it, or leave [model] template empty to keep the model's own.",
+                file=template,
+                reason=getattr(error, "strerror", None) or " ".join(str(error).split()),
+            ) from error
 
     def count(self, text: str) -> int:
         """Tokens in ``text``."""
