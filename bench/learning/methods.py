@@ -38,7 +38,8 @@ WAYS: dict[str, tuple[Json, bool]] = {
     "distilled with anchors, 16 likeliest": ({**PLAIN, "top": 16}, True),
     "the same, 256, focus": ({"margin": 0.0}, True),
     "the same, 256, focus and margin (default)": ({}, True),
-    "SDFT (TRL), on-policy": ({"method": "sdft"}, True),
+    # it answers every row itself each time: half of the others' passes is all that fits into the hours
+    "SDFT (TRL), on-policy, three epochs": ({"method": "sdft", "epochs": 3}, True),
 }
 
 
