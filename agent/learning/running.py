@@ -30,6 +30,11 @@ def check_approved(bag: Bag, proposal: Proposal) -> None:
     Raises:
         ConflictError: no approval, or data, configuration, template or base differ from what was shown.
     """
+    decisions = bag.ledger.all(Decision, parent=proposal.id)
+    last = decisions[-1] if decisions else None
+    found = digest(proposal.examples, proposal.config, bag.body.digest)
+    if last is None or last.verdict != "approve":
+        raise ConflictError("{ref} was not approved.", "Read it with `habitus proposals show {ref}`.", ref=proposal.id)
     if proposal.status not in READY:
         raise ConflictError(
             "{ref} is {status} already.",
@@ -37,11 +42,6 @@ def check_approved(bag: Bag, proposal: Proposal) -> None:
             ref=proposal.id,
             status=Phrase(proposal.status),
         )
-    decisions = bag.ledger.all(Decision, parent=proposal.id)
-    last = decisions[-1] if decisions else None
-    found = digest(proposal.examples, proposal.config, bag.body.digest)
-    if last is None or last.verdict != "approve":
-        raise ConflictError("{ref} was not approved.", "Read it with `habitus proposals show {ref}`.", ref=proposal.id)
     same = proposal.config.get("template", "") == (bag.settings.model.template_digest if proposal.examples else "")
     if not (same and last.digest == proposal.digest == found):
         raise ConflictError(
