@@ -187,7 +187,7 @@ class GateTable(Table):
     )
     beside: float = Field(0.8, ge=0, le=1, description="side by side with base and rule no worse, where it can judge")
     agreement: float = Field(0.9, ge=0, le=1, description="token agreement that counts as the same answer")
-    drop: float = Field(0.1, ge=0, le=1, description="how far a probe may fall below the self that speaks now")
+    drop: float = Field(0.15, ge=0, le=1, description="how far a probe may fall below the self that speaks now")
     least: int = Field(8, ge=1, description="fewer probes than this decide nothing: no promotion")
 
 

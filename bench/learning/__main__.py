@@ -27,7 +27,7 @@ from bench.learning.lessons import ASKED, LESSONS, ROOT, Site
 
 QUICK = ["ko-name", "en-ending"]
 QUICK_PAIRS = {"ko-ending": 3, "en-name": 2}
-LIGHT = "epochs = 5\n[rumination]\nexamples = 32\nanchors = 96\n"  # of [training] and below
+LIGHT = "[rumination]\nexamples = 32\nanchors = 96\n"  # fewer rows
 
 Found = dict[str, list[Any]]
 
