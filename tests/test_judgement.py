@@ -9,7 +9,7 @@ import pytest
 
 from agent.errors import BusyError
 from agent.ports import BASE, Prompt
-from agent.records import Abstention, Habit, Part, Proposal, Self, Speaking, Turn, Verdict
+from agent.records import Abstention, Call, Habit, Part, Proposal, Self, Speaking, Turn, Verdict
 from app.wiring import open_habitus
 from tests.being import TELLINGS, scripted
 
@@ -174,6 +174,20 @@ def test_a_no_is_not_asked_again_beside_something_else(tmp_path: Path) -> None:
     again = scripted(being.bag.path, beside)
     again.bag.keep(Turn(thread="d", user="끝에 '붙여' 말고 앞에 '멍멍'을 붙여 줘", reply="네."))
     assert again.ruminate()["proposals"] == []
+
+
+def test_what_was_taken_back_is_not_proposed_from_the_words_that_took_it_back(tmp_path: Path) -> None:
+    being = scripted(tmp_path / "bag", proposing)
+    for text in ("안녕", "비가 와", "배고파"):
+        being.bag.keep(Turn(thread="c", user=text, reply="네."))
+    rule = "끝에 '꾸벅'을 붙여 줘."
+    told = being.bag.keep(Turn(thread="c", user=rule, reply="네."))
+    being.bag.ledger.add(Habit(rule=rule, scope=("ko",), stage="released", evidence=(told.id,)))
+    dropped = Call(name="drop_instruction", arguments={"rule": rule}, result="ok")
+    being.bag.keep(Turn(thread="c", user="이제 끝에 '꾸벅' 붙이지 마", reply="네.", tool_calls=(dropped,)))
+    assert being.ruminate()["proposals"] == []
+    being.bag.keep(Turn(thread="d", user="역시 끝에 '꾸벅'을 붙이면 좋겠어", reply="네."))
+    assert len(being.ruminate()["proposals"]) == 1
 
 
 @pytest.mark.parametrize("how", ["it is a habit already", "declined at the end"])

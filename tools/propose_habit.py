@@ -3,7 +3,7 @@ from typing import Annotated
 from pydantic import Field, StringConstraints
 
 from agent.bag import settled
-from agent.records import LONGEST_RULE, Draft, Habit, Proposal
+from agent.records import LONGEST_RULE, Call, Draft, Habit, Proposal
 from prompts import language_of
 from tools.base import Desk, ToolError, tool
 
@@ -29,8 +29,12 @@ def propose_habit(
     known = next((h for h in ledger.all(Habit) if h.rule == rule and h.stage != "released"), None)
     if known and known.id in settled(desk.bag):
         raise ToolError(f"this is a habit already ({known.stage})")
-    asked = {t for p in ledger.all(Proposal, parent=known.id) for t in p.evidence} if known else set()
-    if asked and {t.id for t in cited} <= asked:
+    dropping = Call(name="drop_instruction", arguments={"rule": rule}, result="ok")
+    decided = {t.id for t in cited if dropping in t.tool_calls}
+    for h in (h for h in ledger.all(Habit) if h.rule == rule):
+        decided |= {t for p in ledger.all(Proposal, parent=h.id) for t in p.evidence}
+        decided |= set(h.evidence) if h.stage == "released" else set()
+    if {t.id for t in cited} <= decided:
         raise ToolError("the person has decided on this already, and said nothing new of it in these turns")
     habit = ledger.add(
         Habit(
