@@ -49,7 +49,7 @@ BAD: dict[str, tuple[tuple[str, ...], Spoil]] = {
     "leaking": (("no leak",), lambda b, p: (changed((*p.examples, Example(origin="turn", language="ko", prompt=SECRET, completion="네 꾸벅.", habit=p.habit, source="t1")), own, lambda e: f"{e.completion} {SECRET}"), {})),
     "language-mixing": (("fluency", "habit"), lambda b, p: (changed(p.examples, own, lambda e: "I am glad to hear that from you."), {})),
     "going in circles": (("fluency", "habit"), lambda b, p: (changed(p.examples, own, lambda e: f"{e.completion} " * 8), {})),
-    "without anchors": (("rules", "tools"), lambda b, p: (tuple(e for e in p.examples if own(e)), {"epochs": 30, "learning_rate": 3e-3})),
+    "without anchors": (("rules", "tools", "in tools"), lambda b, p: (tuple(e for e in p.examples if own(e)), {"epochs": 30, "learning_rate": 3e-3})),
     "deaf to other rules": (("rules",), lambda b, p: (changed(p.examples, lambda e: bool(e.rules), lambda e: base_says(b, e)), {})),
     "one answer to everything": (("habit", "rules"), lambda b, p: (changed(p.examples, talks, lambda e: "네 꾸벅."), {})),
 }  # fmt: skip
