@@ -12,7 +12,7 @@ import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -141,53 +141,50 @@ class Bag:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
-    @contextmanager
-    def training_lock(self) -> Iterator[None]:
+    def training_lock(self) -> AbstractContextManager[None]:
         """The one exclusive lock per training; dies with its process.
 
         Raises:
             BusyError: another process is training in this bag.
         """
-        with self._alone("training.lock") as other:
-            if other:
-                raise BusyError(
-                    "Another training holds this bag (process {process}).",
-                    "Wait until it has finished; approved proposals stay approved.",
-                    process=other,
-                )
-            yield
+        return self._alone(
+            "training.lock",
+            lambda process: BusyError(
+                "Another training holds this bag (process {process}).",
+                "Wait until it has finished; approved proposals stay approved.",
+                process=process,
+            ),
+        )
 
-    @contextmanager
-    def ruminating_lock(self) -> Iterator[None]:
+    def ruminating_lock(self) -> AbstractContextManager[None]:
         """One pass of thinking over at a time, and nothing is erased under it; dies with its process.
 
         Raises:
             BusyError: one is under way.
         """
-        with self._alone("ruminating.lock") as other:
-            if other:
-                raise BusyError(
-                    "What was said is being thought over (process {process}).",
-                    "Wait until it has finished, then try again.",
-                    process=other,
-                )
-            yield
+        return self._alone(
+            "ruminating.lock",
+            lambda process: BusyError(
+                "What was said is being thought over (process {process}).",
+                "Wait until it has finished, then try again.",
+                process=process,
+            ),
+        )
 
     @contextmanager
-    def _alone(self, name: str) -> Iterator[str]:
-        """Hold a lock without waiting; the process that has it already, else empty."""
+    def _alone(self, name: str, busy: Callable[[str], BusyError]) -> Iterator[None]:
+        """Hold a lock without waiting; ``busy``: what to say when a process has it already."""
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / name).open("a+") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except OSError as error:
                 file.seek(0)
-                yield file.read().strip() or "?"
-                return
+                raise busy(file.read().strip() or "?") from error
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
-            yield ""
+            yield
 
 
 def _line(turn: Turn) -> str:
