@@ -91,7 +91,8 @@ def test_rows_by_which_a_training_is_watched_share_no_prompt_with_others_and_are
                 frame="tools" if i % 4 == 3 else "plain")
         for i in range(48)
     ]  # fmt: skip
-    examples = [*own, *(e for e in made if e.origin == "anchor")]
+    anchors = [e for e in made if e.origin == "anchor"]
+    examples = [*own, *anchors, *(e.model_copy(update={"frame": "judge"}) for e in anchors)]  # each prompt twice
     apart = kept_out(examples, 1 / 12, 7)
     assert not {examples[i].prompt for i in apart} & {e.prompt for i, e in enumerate(examples) if i not in apart}
     assert sum(examples[i].habit == "h1" and examples[i].frame == "plain" for i in apart) == 3
