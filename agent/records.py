@@ -126,6 +126,11 @@ class Part(Frozen):
     stage: Literal["core", "fresh"] = "core"
     scope: tuple[Language, ...] = ("ko", "en")
 
+    @property
+    def habit_stage(self) -> Stage:
+        """How far on its road a habit is whose place in the weights this is."""
+        return "fading" if self.weight < 1 else "essence"
+
 
 # -- rows of the ledger ------------------------------------------------------------------------
 
@@ -245,6 +250,7 @@ class GateReport(Record):
     proposal: str
     adapter: str
     passed: bool
+    parts: tuple[Part, ...] = ()  # what sat the exam: nothing else may be promoted on it
     mask_line_needed: bool = False
     probes: tuple[Probe, ...] = ()
     samples: tuple[tuple[str, str, str], ...] = ()  # (question, what the speaking self said, what the candidate says)

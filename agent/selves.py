@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agent.content import ERASED
 from agent.errors import ConflictError, StorageError
 from agent.phrase import Phrase
 from agent.ports import Body, Voice
@@ -59,6 +60,7 @@ class Selves:
     def __init__(self, ledger: Ledger, bag: Path, settings: Settings, body: Callable[[], Body]) -> None:
         self._ledger, self._bag, self._settings, self._body = ledger, bag, settings, body
         self._known: dict[Path, tuple[float, str]] = {}
+        self._passed: dict[str, str] = {}  # digests of the adapters that runs made; a run is never altered
         self._settled = False  # this process's settings have been put on, or are the ones worn
 
     def current(self) -> Self:
@@ -144,14 +146,19 @@ class Selves:
             )
         self.voice(target)
         self._prepare(target.parts)
-        inside, masked = {p.habit for p in target.parts}, {r.habit for r in target.mask.rules}
-        stages: list[Record] = []
         cause = Phrase("rollback to {who}", who=target.id)
+        lines = tuple(r for r in target.mask.rules if r.text != ERASED)
+        if lines != target.mask.rules:  # it comes back without what was erased
+            mask = target.mask.model_copy(update={"rules": lines})
+            target = target.model_copy(update={"id": "", "at": "", "mask": mask, "cause": cause})
+        inside, masked = {p.habit: p.habit_stage for p in target.parts}, {r.habit for r in target.mask.rules}
+        stages: list[Record] = []
         for habit in self._ledger.all(Habit):
-            if habit.id in inside and habit.stage not in ("essence", "fading"):
-                stages.append(habit.become("essence", cause))
+            if habit.id in inside:
+                if habit.stage != inside[habit.id]:
+                    stages.append(habit.become(inside[habit.id], cause))
                 continue
-            left = habit.id not in inside and habit.stage in ("essence", "fading")
+            left = habit.stage in ("essence", "fading")
             back = habit.id in masked and habit.stage == "released"  # dropped since, or a newer one took its place
             if left or back:
                 stages.append(habit.become("repeated", cause))
@@ -160,10 +167,10 @@ class Selves:
     def _before_last_change(self) -> Self:
         trail: list[Self] = []  # selves in the order they spoke, with what was undone cut off
         for speaking in self._ledger.rows(Speaking):
-            who = self.get(speaking.self_name)
-            if speaking.cause.startswith(BACK) and who in trail:
-                trail = trail[: trail.index(who)]
-            trail.append(who)
+            if speaking.cause.startswith(BACK):
+                target = self.get(speaking.cause.removeprefix(BACK))
+                trail = trail[: trail.index(target)] if target in trail else trail
+            trail.append(self.get(speaking.self_name))
         for earlier in reversed(trail):
             if earlier.parts != self.current().parts:
                 return earlier
@@ -182,9 +189,10 @@ class Selves:
             return Voice()
         if who.base != self._body().digest:
             raise _foreign(who)
-        known = {run.adapter: run.adapter_digest for run in self._ledger.all(Run)}
+        if not {p.adapter for p in who.parts} <= self._passed.keys():
+            self._passed = {run.adapter: run.adapter_digest for run in self._ledger.all(Run)}
         for path, _ in worn(self._bag, who.parts).parts:  # all of them, worn or not just now
-            if self._fingerprint(path) != known.get(path.name):
+            if self._fingerprint(path) != self._passed.get(path.name):
                 raise StorageError(
                     "The adapter {adapter} was altered since it passed the gate; it may not speak.",
                     "`habitus rollback` returns to an earlier self; a copy of the bag brings the adapter back.",

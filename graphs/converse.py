@@ -273,8 +273,6 @@ def _begun(bag: Bag, state: State, reply: str) -> Turn:
     ref = state["turn"] or (last.id if last and not last.reply and last.user == state["user"] else "")
     before = bag.ledger.get(Turn, ref) if ref else Turn(thread=state["thread"], user=state["user"], reply="")
     calls = [Call.model_validate(c) for c in state["calls"]]
-    if not before.user:  # erased meanwhile
-        return before
     return bag.keep(
         before.model_copy(
             update={
@@ -305,10 +303,8 @@ def _record(state: State, runtime: Runtime[Context]) -> State:
     if state.get("unwanted") is None:
         return {"turn": _begun(bag, state, state["reply"]).id}
     before = bag.ledger.get(Turn, state["instead"])
-    if before.user:  # not erased meanwhile
-        said = {"reply": state["reply"], "self_name": state["self_name"], "rules": tuple(state["rules"])}
-        bag.keep(before.model_copy(update=said))
-    return {"turn": before.id}
+    said = {"reply": state["reply"], "self_name": state["self_name"], "rules": tuple(state["rules"])}
+    return {"turn": bag.keep(before.model_copy(update=said)).id}
 
 
 def _next(state: State) -> str:

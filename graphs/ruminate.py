@@ -279,8 +279,9 @@ def _diary(state: State, runtime: Runtime[Context]) -> State:
     if not judged and not state["proposals"]:
         return {"abstained": True, "reason": state["reason"], "diary": ""}
     turns = [bag.ledger.get(Turn, bag.ledger.get(Verdict, v).turn) for v in state["verdicts"]]
-    language = language_of(turns[-1].user) if turns else "ko"
-    rules = [bag.ledger.get(Proposal, p).rule for p in state["proposals"]]
+    proposals = [bag.ledger.get(Proposal, p) for p in state["proposals"]]
+    language = language_of(turns[-1].user) if turns else proposals[0].scope[0]
+    rules = [p.rule for p in proposals]
     model = bag.body.chat(bag.selves.voice(bag.selves.current(), language), GREEDY)
     said = model.invoke(
         [

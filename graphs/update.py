@@ -23,7 +23,7 @@ from agent.learning.gate import examine
 from agent.learning.proposing import stale
 from agent.learning.running import check_approved, train
 from agent.phrase import Phrase
-from agent.records import Decision, GateReport, Habit, Mask, Part, Proposal, Record, Run, Stage
+from agent.records import READY, Decision, GateReport, Habit, Mask, Part, Proposal, Record, Run
 from agent.selves import worn
 from graphs.context import Context
 from prompts import LANGUAGES
@@ -118,30 +118,26 @@ def parts_after(bag: Bag, proposal: Proposal, run: Run | None) -> tuple[Part, ..
     return (*others, *made) if fresh else made
 
 
-def _fits(bag: Bag, proposal: Proposal) -> None:
-    """Asked before the exam and again after it, as a rollback waits for neither."""
+def _moved(proposal: Proposal) -> ConflictError:
+    return ConflictError(
+        "The weights changed while {ref} was trained or examined.",
+        "Run `habitus learn` again: it goes on beside them, or is put before you anew.",
+        ref=proposal.id,
+    )
+
+
+def _sat(context: Context, proposal: Proposal, run: Run | None) -> GateReport:
+    """The report on the self that the proposal would make of who speaks now: the one there is, or a new exam."""
+    bag, name = context.bag, run.adapter if run else ""
     if stale(bag, proposal):
-        raise ConflictError(
-            "The weights changed while {ref} was trained; it no longer fits beside them.",
-            "Run `habitus learn` again: it is put before you anew.",
-            ref=proposal.id,
-        )
-
-
-def _examine(state: State, runtime: Runtime[Context]) -> State:
-    bag = runtime.context.bag
-    proposal = bag.ledger.get(Proposal, state["proposal"])
-    run = bag.ledger.get(Run, state["run"]) if state["run"] else None
-    name = run.adapter if run else ""
-    _fits(bag, proposal)
+        raise _moved(proposal)
+    now, parts = bag.selves.current(), parts_after(bag, proposal, run)
     for report in bag.ledger.all(GateReport, parent=proposal.id):
-        if report.adapter == name:
-            return {"passed": report.passed or proposal.kind in LETTING_GO}
-    runtime.context.progress("examine", {"proposal": proposal.id, "adapter": name})
-    parts = parts_after(bag, proposal, run)
+        if (report.adapter, report.parts) == (name, parts):
+            return report
+    context.progress("examine", {"proposal": proposal.id, "adapter": name})
     subject = bag.ledger.get(Habit, proposal.habit)
-    before = {p.habit for p in bag.selves.current().parts} | {p.habit for p in parts}
-    now = bag.selves.current()
+    before = {p.habit for p in now.parts} | {p.habit for p in parts}
     exam = Exam(
         body=bag.body,
         candidate={x: worn(bag.path, parts, x) for x in LANGUAGES},
@@ -149,48 +145,66 @@ def _examine(state: State, runtime: Runtime[Context]) -> State:
         habit=subject,
         purpose=proposal.kind,
         earlier=[bag.ledger.get(Habit, h) for h in sorted(before - {subject.id, *proposal.conflicts})],
-        personas=personas(bag.selves.current().mask),
+        personas=personas(now.mask),
         tools=bag.toolboxes,
         table=bag.settings.gate,
+        fading={p.habit for p in parts if p.weight < 1},
         private=[e.prompt for e in proposal.examples if e.source],
     )
     probes, samples, seconds = examine(exam)
-    passed = all(p.passed for p in probes)
-    bag.ledger.add(
-        GateReport(proposal=proposal.id, adapter=name, passed=passed, probes=probes, samples=samples, seconds=seconds)
+    return bag.ledger.add(
+        GateReport(
+            proposal=proposal.id,
+            adapter=name,
+            passed=all(p.passed for p in probes),
+            parts=parts,
+            probes=probes,
+            samples=samples,
+            seconds=seconds,
+        )
     )
-    return {"passed": passed or proposal.kind in LETTING_GO}
+
+
+def _examine(state: State, runtime: Runtime[Context]) -> State:
+    bag = runtime.context.bag
+    proposal = bag.ledger.get(Proposal, state["proposal"])
+    report = _sat(runtime.context, proposal, bag.ledger.get(Run, state["run"]) if state["run"] else None)
+    return {"passed": report.passed or proposal.kind in LETTING_GO}
 
 
 def _promote(state: State, runtime: Runtime[Context]) -> State:
     bag = runtime.context.bag
     proposal = bag.ledger.get(Proposal, state["proposal"])
-    if proposal.status not in ("approved", "running"):
+    if proposal.status not in READY:
         return {"self_name": ""}  # withdrawn while it was trained, or promoted before a crash
-    _fits(bag, proposal)
     run = bag.ledger.get(Run, state["run"]) if state["run"] else None
-    parts = parts_after(bag, proposal, run)
-    inside = {p.habit for p in parts}
+    report = _sat(runtime.context, proposal, run)  # a rollback waits for no exam: what speaks now may be another self
+    if not report.passed and proposal.kind not in LETTING_GO:
+        return {"passed": False}
+    parts = report.parts
+    inside = {p.habit: p.habit_stage for p in parts}
     # a habit carried along that was told again keeps its line: whether it is learned anew is asked by itself
     carried = bag.ledger.some(Habit, proposal.living) if run else []
     settled = {*proposal.conflicts, *(h.id for h in carried if h.stage in ("essence", "fading"))}
     settled |= set() if proposal.kind in ("decay", "consolidate") else {proposal.habit}
     texts = {bag.ledger.get(Habit, h).rule for h in settled}
+    ref = proposal.id
 
     def unmasked(mask: Mask) -> Mask:
+        if bag.ledger.get(Proposal, ref).status not in READY or parts_after(bag, proposal, run) != parts:
+            raise _moved(proposal)  # since, while the adapters were loaded
         rules = tuple(r for r in mask.rules if r.habit not in settled and r.text not in texts)
         return mask.model_copy(update={"rules": rules, "silenced": tuple(h for h in mask.silenced if h in inside)})
 
-    ref = proposal.id
-    stages: dict[str, tuple[Stage, str]] = {
-        "decay": ("fading", Phrase("let fade with {proposal}", proposal=ref)),
-        "release": ("released", Phrase("let go with {proposal}", proposal=ref)),
+    reasons = {
+        "decay": Phrase("let fade with {proposal}", proposal=ref),
+        "release": Phrase("let go with {proposal}", proposal=ref),
     }
-    stage, reason = stages.get(proposal.kind, ("essence", Phrase("learned with {proposal}", proposal=ref)))
+    reason = reasons.get(proposal.kind, Phrase("learned with {proposal}", proposal=ref))
     habit = bag.ledger.get(Habit, proposal.habit)
     done: list[Record] = [proposal.model_copy(update={"status": "promoted", "at": ""})]
     if proposal.kind != "consolidate":
-        done.append(habit.become(stage, reason))
+        done.append(habit.become(inside.get(habit.id, "released"), reason))
     for older in bag.ledger.some(Habit, proposal.conflicts):
         done += [superseded(older, habit), *withdrawn(bag, older, took_place(habit))]
     now = bag.selves.become(parts, unmasked, proposal.id, done)
@@ -222,6 +236,6 @@ def build() -> StateGraph[State, Context]:
     )
     graph.add_edge("train", "examine")
     graph.add_conditional_edges("examine", lambda s: "promote" if s["passed"] else "reject", ["promote", "reject"])
-    graph.add_edge("promote", END)
+    graph.add_conditional_edges("promote", lambda s: END if s["passed"] else "reject", [END, "reject"])
     graph.add_edge("reject", END)
     return graph

@@ -10,7 +10,7 @@ from langgraph.runtime import Runtime
 from agent.errors import ConflictError
 from agent.learning.proposing import file_consolidation, file_decay, file_release, refile, stale
 from agent.ports import BASE, Prompt
-from agent.records import Example, Habit, Part, Proposal, Rule, Run, Self, Speaking
+from agent.records import Example, GateReport, Habit, Part, Proposal, Rule, Run, Self, Speaking
 from agent.selves import worn
 from app.habitus import Habitus
 from app.wiring import open_habitus
@@ -167,6 +167,8 @@ def promoted(being: Habitus, step: Runtime[Context], ref: str) -> None:
     """As if it had been trained and had passed the gate."""
     p = being.bag.ledger.get(Proposal, ref)
     run = being.bag.ledger.add(Run(proposal=ref, base=p.base, data=p.digest, config={}, adapter="b"))
+    parts = parts_after(being.bag, p, run)
+    being.bag.ledger.add(GateReport(proposal=ref, adapter="b", passed=True, parts=parts))
     update._promote({"proposal": ref, "run": run.id}, step)
 
 

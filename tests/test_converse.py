@@ -135,16 +135,28 @@ def test_what_was_not_wanted_is_what_a_row_rejects(tmp_path: Path) -> None:
     row = Example(
         origin="turn", language="ko", prompt="안녕", completion="네 꾸벅.", rejected="네.", habit=habit.id, source="t1"
     )
-    assert objected(being.bag, row) == row, "let stand"
+    assert objected(being.bag, row, ["네 꾸벅."]) == row, "let stand"
     talk.better("다른 말.")
-    assert objected(being.bag, row).completion == "네 꾸벅.", (
+    assert objected(being.bag, row, ["네 꾸벅."]).completion == "네 꾸벅.", (
         "words of the person that do not show the habit teach another"
     )
     talk.better("안녕하십니까 꾸벅.")
-    found = objected(being.bag, row)
+    found = objected(being.bag, row, ["네 꾸벅."])
     assert (found.completion, found.rejected) == ("안녕하십니까 꾸벅.", "답 1."), (
         "what the model said, not what he first wrote"
     )
+
+
+def test_words_that_a_rule_forbids_do_not_show_it(tmp_path: Path) -> None:
+    being = scripted(tmp_path / "bag", numbered())
+    talk = being.talk()
+    talk.say("늦었어")
+    talk.better("죄송해요, 길이 막혔어요.")
+    habit = being.bag.ledger.add(Habit(rule="'죄송'이라는 말은 절대 쓰지 마.", scope=("ko",)))
+    row = Example(
+        origin="turn", language="ko", prompt="늦었어", completion="길이 막혔어요.", habit=habit.id, source="t1"
+    )
+    assert objected(being.bag, row, [row.completion]).completion == "길이 막혔어요."
 
 
 def test_in_sandbox_another_reply_leaves_no_trace_either(tmp_path: Path) -> None:

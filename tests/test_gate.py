@@ -118,22 +118,36 @@ def test_where_no_weights_are_worn_nothing_is_counted() -> None:
     assert found["fluency"].count == TALK
 
 
-def fading(candidate: Callable[[Prompt], str], purpose: Purpose, earlier: tuple[Habit, ...]) -> dict[str, Probe]:
-    """An exam of a self that wears the habit; what fades is the habit of the exam, or an earlier one."""
+def fading(
+    candidate: Callable[[Prompt], str], purpose: Purpose, earlier: tuple[Habit, ...], weak: Sequence[str]
+) -> dict[str, Probe]:
+    """An exam of a self that wears the habit, as the habit of the exam or an earlier one."""
     other = Habit(id="h9", rule="Always end with 'zibble'.", scope=("en",))
     exam = Exam(
         body=Body(candidate), candidate={"ko": CANDIDATE, "en": BASE}, speaking={"ko": Voice(((Path("b"), 1.0),)), "en": BASE},
         habit=other if earlier else Habit(id="h1", rule=RULE, scope=("ko",)), purpose=purpose, earlier=earlier,
-        personas={}, tools={"tools": (TOOL,), "judge": (TOOL,)}, table=GateTable(),
+        personas={}, tools={"tools": (TOOL,), "judge": (TOOL,)}, table=GateTable(), fading=weak,
     )  # fmt: skip
     return {p.name: p for p in examine(exam)[0]}
 
 
 def test_a_habit_that_fades_may_fall_and_stands_in_nobody_s_way() -> None:
-    faded = Habit(id="h1", rule=RULE, scope=("ko",), stage="fading")
-    assert fading(base, "decay", ())["habit"].passed
-    assert fading(base, "learn", (faded,))["earlier h1"].passed
-    assert not fading(base, "learn", (faded.model_copy(update={"stage": "essence"}),))["earlier h1"].passed
+    earlier = Habit(id="h1", rule=RULE, scope=("ko",))
+    assert fading(base, "decay", (), ["h1"])["habit"].passed
+    assert fading(base, "consolidate", (), ["h1"])["habit"].passed
+    assert fading(base, "learn", (earlier,), ["h1"])["earlier h1"].passed
+    assert not fading(base, "learn", (earlier.model_copy(update={"stage": "fading"}),), [])["earlier h1"].passed, (
+        "its weight tells, not its stage: it may have come back with a rollback"
+    )
+
+
+def test_what_a_turn_is_worth_is_still_judged_as_the_base_judges() -> None:
+    def numb(prompt: Prompt) -> str:
+        judging = "judge" in str(prompt.messages[0]["content"]).lower() or "판단" in str(prompt.messages[0]["content"])
+        return '{"name": "remember", "parameters": {}}' if prompt.tools and judging else habit(prompt)
+
+    found = probes(Body(numb))["unrelated"]
+    assert (found.passed, found.before) == (False, 1.0), "asked in Korean alone, where weights are worn"
 
 
 def test_the_base_s_own_words_are_no_leak() -> None:

@@ -12,7 +12,7 @@ from agent.bag import Bag, settled
 from agent.learning.conflict import drop_rule
 from agent.learning.lifecycle import half_lives, standing, uses
 from agent.ports import BASE, Prompt
-from agent.records import Decision, Habit, Part, Proposal, Self, Speaking, Turn, Verdict
+from agent.records import Decision, Example, Habit, Part, Proposal, Self, Speaking, Turn, Verdict
 from app.habitus import Habitus
 from tests.being import scripted
 from tools.adopt_instruction import adopt_instruction
@@ -35,6 +35,8 @@ def bag(tmp_path: Path) -> Bag:
     bag = scripted(tmp_path / "bag", fading).bag
     long_ago = (NOW - timedelta(days=60)).isoformat()
     bag.ledger.add(Habit(rule=RULE, scope=("ko",), stage="essence", evidence=("t9",), at=long_ago))
+    row = Example(origin="invented", language="ko", prompt="안녕", completion="네 꾸벅.", habit="h1")
+    bag.ledger.add(Proposal(kind="learn", status="promoted", habit="h1", rule=RULE, scope=("ko",), examples=(row,)))
     who = bag.ledger.add(Self(base=bag.body.digest, parts=(Part(habit="h1", adapter="a", scope=("ko",)),)))
     bag.ledger.add(Speaking(self_name=who.id, cause="p1"))
     return bag
@@ -60,6 +62,24 @@ def test_only_what_the_habit_did_counts_as_use(bag: Bag) -> None:
     rebuked = said(bag, "또 그러네", "네 꾸벅.", days_ago=2)
     bag.ledger.add(Verdict(turn=rebuked.id, value=3, kind="correction", reason="하지 말라 했다"))
     assert list(uses(bag, habit)) == []
+
+
+def test_a_reply_that_the_next_turn_rebukes_is_no_use(bag: Bag) -> None:
+    habit = bag.ledger.get(Habit, "h1")
+    said(bag, "안녕", "안녕하세요 꾸벅.", days_ago=3)
+    after = said(bag, "그 꾸벅 좀 그만 붙여", "알겠어요.", days_ago=2)
+    assert [t.id for t in uses(bag, habit)] == ["t1"]
+    bag.ledger.add(Verdict(turn=after.id, value=3, kind="correction", reason="하지 말라 했다"))
+    assert list(uses(bag, habit)) == []
+
+
+def test_keeping_silent_about_forbidden_words_is_use(bag: Bag) -> None:
+    rule = "'죄송'이라는 말은 절대 쓰지 마."
+    bag.ledger.add(bag.ledger.get(Habit, "h1").model_copy(update={"rule": rule}))
+    row = Example(origin="invented", language="ko", prompt="안녕", completion="길이 막혔어요.", habit="h1")
+    bag.ledger.add(bag.ledger.get(Proposal, "p1").model_copy(update={"examples": (row,)}))
+    said(bag, "늦었어", "길이 막혔어요.", days_ago=3)
+    assert [t.id for t in uses(bag, bag.ledger.get(Habit, "h1"))] == ["t1"]
 
 
 def test_told_again_it_goes_back_to_the_mask_and_may_be_proposed_anew(bag: Bag) -> None:
@@ -161,7 +181,7 @@ def test_whether_that_was_meant_is_the_model_s_to_say_and_it_is_shown_once(
     being.sleep()
     being.sleep()
     assert [STOP in shown for shown in seen] == [True, False]
-    assert being.bag.ledger.all(Proposal) == []
+    assert [p.kind for p in being.bag.ledger.all(Proposal)] == ["learn"], "nothing more is asked"
 
 
 def test_what_was_said_before_it_was_learned_is_not_held_against_it(bag: Bag, monkeypatch: pytest.MonkeyPatch) -> None:

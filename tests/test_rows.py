@@ -83,6 +83,16 @@ def test_a_fading_habit_stands_in_its_share_of_the_rows(made: tuple[Example, ...
     assert 0.2 < share < 0.4
 
 
+def test_where_all_fade_the_weight_tells_and_the_rows_do_not_tell_it_again() -> None:
+    """In Korean the adapter is worn at half, as nobody there has more: half of the rows would make it a quarter."""
+    english = Habit(id="h2", rule="End with 'zibble'.", scope=("en",))
+    talk = bank("anchors", "ko")["talk"]
+    past = [Example(origin="invented", language="ko", prompt=t, completion="네.", habit="h1") for t in talk[100:140]]
+    found = rows(english, [HABIT], [], past, ScriptedBody(teacher), {}, {}, 40, 60, 7, {"h1": 0.5})
+    assert sum(e.habit == "h1" for e in found) == 40
+    assert all(RULE in e.teacher for e in found if e.language == "ko" and e.frame == "plain")
+
+
 def test_rows_by_which_a_training_is_watched_share_no_prompt_with_others_and_are_of_every_kind(
     made: tuple[Example, ...],
 ) -> None:

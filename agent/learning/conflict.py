@@ -61,10 +61,11 @@ def adopt(bag: Bag, habit: Habit, cause: Phrase) -> Self:
     """Put the habit's rule into the mask; what does not go together with it gives way."""
     rule, gone = line(bag, bag.selves.current().mask, habit)
     who = bag.selves.wear(lambda mask: mask.adding(rule, {h.rule for h in gone}), cause)
+    inside = {p.habit: p.habit_stage for p in who.parts}
     for h in gone:
         if h.id and h.stage in ("told", "repeated", "proposed"):
             reason = Phrase("{newer} overrules it", newer=habit.id)
-            left = h.become("essence", reason) if h.id in rule.overrules else superseded(h, habit)
+            left = h.become(inside[h.id], reason) if h.id in inside else superseded(h, habit)
             bag.ledger.add_all([left, *withdrawn(bag, h, took_place(habit))])
     return who
 
@@ -81,10 +82,10 @@ def drop_rule(bag: Bag, text: str, silence: Collection[str] = ()) -> None:
 
     why = Phrase("dropped a rule")
     bag.selves.wear(without, why)
-    speaking = {p.habit for p in bag.selves.current().parts}
+    inside = {p.habit: p.habit_stage for p in bag.selves.current().parts}
     for habit in bag.ledger.all(Habit):
         if habit.rule == text and habit.stage in ("told", "repeated", "proposed"):
-            left = habit.become("essence" if habit.id in speaking else "released", why)
+            left = habit.become(inside.get(habit.id, "released"), why)
             asked = [p for p in withdrawn(bag, habit, why) if p.kind in ("learn", "correct")]
             bag.ledger.add_all([left, *asked])
 

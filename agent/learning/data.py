@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any
+from unicodedata import normalize
 
 from agent.models.calls import looks_like_call
 from agent.models.sampling import looped
@@ -41,7 +42,7 @@ def near_duplicate(a: str, b: str, least: float = 0.8) -> bool:
 
 
 def _trigrams(text: str) -> set[str]:
-    plain = re.sub(r"[\W_]+", "", text.lower())
+    plain = re.sub(r"[\W_]+", "", normalize("NFC", text).lower())
     return {plain[i : i + 3] for i in range(max(1, len(plain) - 2))}
 
 
@@ -51,9 +52,14 @@ def is_probe(text: str) -> bool:
 
 
 def literals(rule: str) -> tuple[str, ...]:
-    """The strings a rule quotes, and its emoji: what an answer that follows it must contain."""
+    """The strings a rule quotes, or its emoji: what is to be said, or never to be said."""
     quoted = re.findall(r"(?<![A-Za-z])['\"‘“「]([^'\"‘’“”「」]{1,40})['\"’”」](?![A-Za-z])", rule)
     return tuple(quoted) or tuple(re.findall(r"[\U0001F000-\U0001FAFF\u2600-\u27BF]", rule))
+
+
+def marks(rule: str, taught: Sequence[str]) -> list[str]:
+    """The strings that show a rule: of those it quotes the ones in most of the answers given under it."""
+    return [w for w in literals(rule) if sum(w in t for t in taught) > len(taught) / 2]
 
 
 def personas(mask: Mask) -> dict[Language, str]:
@@ -100,23 +106,37 @@ def rows(
     count: int,
     anchors: int,
     seed: int,
-    shares: dict[str, float],
+    weights: dict[str, float],
 ) -> tuple[Example, ...]:
     """The rows of one training, completed and in their final order.
 
     Args:
         own: ``(prompt, source turn or "")`` for the new habit, the person's own first.
         past: rows with which living habits were taught; their prompts are completed anew.
-        shares: weight of each living habit, one where it is not named. A fading one has that share of its own rows,
-            and stands in the teacher of that share of all others.
+        weights: of each habit, one where it is not named. In a language the adapter is worn at the highest of them; one
+            below that has its share of its own rows, and stands in the teacher of that share of all others.
     """
     r = Random(seed)
     everyone = [*living, habit]
 
+    def share(h: Habit, language: Language) -> float:
+        return weights.get(h.id, 1.0) / max(weights.get(o.id, 1.0) for o in everyone if language in o.scope)
+
     def ruled(language: Language, own: str) -> tuple[str, ...]:
         spoken = [h for h in everyone if language in h.scope]
-        told = [h for h in spoken if h.id == own or shares.get(h.id, 1.0) >= 1 or r.random() < shares[h.id]]
+        told = [h for h in spoken if h.id == own or share(h, language) >= 1 or r.random() < share(h, language)]
         return tuple(h.rule for h in told)
+
+    def thinned(h: Habit, found: Sequence[tuple[Language, Any]]) -> list[Any]:
+        """The first ``count`` of a habit's rows, of each language its share."""
+        found = found[:count]
+        left = {x: round(share(h, x) * sum(y == x for y, _ in found)) for x in h.scope}
+        kept = []
+        for language, row in found:
+            if left.get(language, 0):
+                left[language] -= 1
+                kept.append(row)
+        return kept
 
     blank: list[Example] = []
     taken: set[str] = set()
@@ -144,13 +164,13 @@ def rows(
             )
         )
 
-    for i, (prompt, source) in enumerate(own[:count]):
+    for i, (prompt, source) in enumerate(thinned(habit, [(language_of(p), (p, s)) for p, s in own])):
         frame: Frame = "tools" if i % 4 == 3 else "plain"
         put("turn" if source else "invented", language_of(prompt), prompt, frame=frame, habit=habit.id, source=source)
     for other in living:
         kept = list({e.prompt: e for e in past if e.habit == other.id and e.origin != "anchor"}.values())
         r.shuffle(kept)
-        for e in kept[: round(count * shares.get(other.id, 1.0))]:
+        for e in thinned(other, [(e.language, e) for e in kept]):
             put(e.origin, e.language, e.prompt, frame=e.frame, habit=e.habit, source=e.source)
 
     for language in sorted({x for h in everyone for x in h.scope}):  # elsewhere the weights are not worn

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -40,6 +40,7 @@ class Exam:
     personas: dict[Language, str]
     tools: Toolboxes
     table: GateTable
+    fading: Collection[str] = ()  # habits that the candidate wears at less than their full weight
     private: Sequence[str] = ()  # what the person said and the candidate was trained on
     heard: dict[tuple[Voice, Question], str] = field(default_factory=dict, repr=False)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
-from agent.learning.data import bank, literals
+from agent.learning.data import bank, literals, marks
 from agent.learning.exam import Exam, Question, ask, meaningless, scored, talk
 from agent.learning.judging import refusal, side_by_side
 from agent.models.calls import looks_like_call, parse
@@ -25,17 +25,13 @@ GRAM = 12  # characters in a row that count as the person's own words
 def examine(exam: Exam) -> tuple[tuple[Probe, ...], tuple[tuple[str, str, str], ...], float]:
     """Sit the exam: every probe, some answers before and after, seconds."""
     started = time.monotonic()
-    match exam.purpose:
-        case "release":
-            probes = [_released(exam)]
-        case "decay":
-            probes = [_habit(exam, exam.habit, Phrase("habit"), 0.0, may_fall=True)]
-        case _:
-            probes = [_habit(exam, exam.habit, Phrase("habit"), exam.table.habit), _in_loop(exam)]
-    for h in exam.earlier:  # one that fades is looked at and stands in nobody's way
-        fades = h.stage == "fading"
-        least = 0.0 if fades else exam.table.earlier
-        probes.append(_habit(exam, h, Phrase("earlier {habit}", habit=h.id), least, may_fall=fades))
+    if exam.purpose == "release":
+        probes = [_released(exam)]
+    elif exam.habit.id in exam.fading:
+        probes = [_habit(exam, exam.habit, Phrase("habit"), exam.table.habit)]
+    else:
+        probes = [_habit(exam, exam.habit, Phrase("habit"), exam.table.habit), _in_loop(exam)]
+    probes += [_habit(exam, h, Phrase("earlier {habit}", habit=h.id), exam.table.earlier) for h in exam.earlier]
     probes += [_unrelated(exam), _rules(exam), _tools(exam), _fluency(exam)]
     probes += [refusal(exam), side_by_side(exam), _leak(exam)]
     return tuple(probes), tuple(_samples(exam)), round(time.monotonic() - started, 2)
@@ -67,8 +63,7 @@ def _usable(
     without = exam.said(BASE, ask(language, texts, [r for r in rules if r != habit.rule], frame))
     plain = exam.said(BASE, bare)
     free = exam.agreement(BASE, bare, taught)
-    # a rule may quote what is to be said, or what is never to be said: the teacher's answers tell
-    words = [w for w in literals(habit.rule) if sum(w in t for t in taught) > len(taught) / 2]
+    words = marks(habit.rule, taught)
     usable = [
         i
         for i, t in enumerate(taught)
@@ -81,9 +76,14 @@ def _usable(
     return [bare[i] for i in usable], [taught[i] for i in usable], words
 
 
-def _habit(exam: Exam, habit: Habit, name: str, threshold: float, may_fall: bool = False) -> Probe:
-    """Is the habit there without its mask line? Agrees with base + rules, and shows the habit's strings."""
-    return _shown(exam, habit, name, threshold, {x: talk(x) for x in habit.scope}, "plain", may_fall)
+def _habit(exam: Exam, habit: Habit, name: str, threshold: float) -> Probe:
+    """Is the habit there without its mask line? Agrees with base + rules, and shows the habit's strings.
+
+    One that fades is looked at, and stands in nobody's way.
+    """
+    fades = habit.id in exam.fading
+    texts = {x: talk(x) for x in habit.scope}
+    return _shown(exam, habit, name, 0.0 if fades else threshold, texts, "plain", may_fall=fades)
 
 
 def _in_loop(exam: Exam) -> Probe:
@@ -142,26 +142,20 @@ def _released(exam: Exam) -> Probe:
     return scored(exam, Phrase("released"), before, after, exam.table.habit)
 
 
-def _as_base(exam: Exam, asked: dict[Language, list[Question]], detail: str = "") -> Probe:
-    """Are the answers what the frozen base says, word for word?"""
+def _unrelated(exam: Exam) -> Probe:
+    """Is what no habit is about still answered as the frozen base does, word for word: what a turn is worth?
+
+    Where no weights are worn nothing can change.
+    """
     before: list[bool] = []
     after: list[bool] = []
-    for language, questions in asked.items():
+    for language in exam.worn:
+        texts = bank("probes", language)
+        questions = ask(language, [*texts["teach"], *texts["facts"], *texts["talk"][:8]], (), "judge")
         base = exam.said(BASE, questions)
         for voice, results in ((exam.speaking[language], before), (exam.candidate[language], after)):
             results += [a == b for a, b in zip(exam.said(voice, questions), base, strict=True)]
-    return scored(exam, Phrase("unrelated"), before, after, exam.table.unrelated, detail)
-
-
-def _unrelated(exam: Exam) -> Probe:
-    """Is nothing changed outside every living habit's scope? If nothing lies outside, being judged still does."""
-    inside = {x for h in [*exam.earlier, exam.habit] for x in h.scope}  # the released one too: its answers do change
-    if outside := [x for x in LANGUAGES if x not in inside]:
-        banks = {x: bank("probes", x) for x in outside}
-        return _as_base(exam, {x: ask(x, [*b["talk"], *b["unknown"]]) for x, b in banks.items()})
-    banks = {x: bank("probes", x) for x in LANGUAGES}
-    asked = {x: ask(x, [*b["teach"], *b["facts"], *b["talk"][:8]], (), "judge") for x, b in banks.items()}
-    return _as_base(exam, asked, Phrase("judgements, as no language is out of scope"))
+    return scored(exam, Phrase("unrelated"), before, after, exam.table.unrelated, Phrase("judgements"))
 
 
 def _rules(exam: Exam) -> Probe:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
-from itertools import islice
+from itertools import islice, takewhile
 
 from agent.bag import LOOK_BACK, Bag
-from agent.learning.data import literals
+from agent.learning.data import marks
+from agent.learning.objections import rebuked
 from agent.phrase import Phrase
 from agent.records import Abstention, Decision, Habit, Proposal, Self, Turn, Verdict
 from prompts import Language, language_of
@@ -38,10 +39,11 @@ def uses(bag: Bag, habit: Habit) -> Iterator[Turn]:
         for s in ledger.newest(Self)
         if any(p.habit == habit.id for p in s.parts) and not any(habit.id in s.mask.put_aside(x) for x in habit.scope)
     ]
-    words = literals(habit.rule)
+    proposals = [p for p in ledger.all(Proposal, parent=habit.id) if p.status == "promoted"]
+    words = marks(habit.rule, [e.completion for p in proposals for e in p.examples if e.habit == habit.id])
     for t in islice(ledger.newest(Turn, self_name=wearing), LOOK_BACK):
         shown = language_of(t.user) in habit.scope and all(w in t.reply for w in words)
-        if shown and not any(v.kind == "correction" for v in ledger.all(Verdict, parent=t.id)):
+        if shown and not rebuked(bag, t) and not any(v.kind == "correction" for v in ledger.all(Verdict, parent=t.id)):
             yield t
 
 
@@ -68,7 +70,9 @@ def heard(bag: Bag, habit: Habit) -> list[Turn]:
         if state.stage not in ("essence", "fading", "repeated"):
             break
         inside = state.at
-    passed = {t for a in ledger.newest(Abstention, phase=("decay",)) for t in a.turns}
+    passed = {
+        t for a in takewhile(lambda a: a.at > inside, ledger.newest(Abstention, phase=("decay",))) for t in a.turns
+    }
     asked = {t for p in ledger.all(Proposal, parent=habit.id) for t in p.evidence}
     known = {*habit.evidence, *passed, *asked}
     near = [

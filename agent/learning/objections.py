@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from agent.bag import Bag
-from agent.learning.data import literals
+from agent.learning.data import marks
 from agent.records import Example, Habit, Turn, Verdict
 
 
@@ -18,19 +20,24 @@ def unwanted(bag: Bag, turn: Turn) -> str:
     replaced = [reply for reply in said if reply and reply != turn.reply]
     if replaced:
         return replaced[-1]
+    return turn.reply if rebuked(bag, turn) else ""
+
+
+def rebuked(bag: Bag, turn: Turn) -> bool:
+    """Whether the next turn of the conversation corrects the reply to this one."""
     after = next((t for t in bag.thread(turn.thread) if int(t.id[1:]) > int(turn.id[1:])), None)
-    rebuked = after and any(v.kind == "correction" for v in ledger.all(Verdict, parent=after.id))
-    return turn.reply if rebuked else ""
+    return after is not None and any(v.kind == "correction" for v in bag.ledger.all(Verdict, parent=after.id))
 
 
-def objected(bag: Bag, e: Example) -> Example:
+def objected(bag: Bag, e: Example, taught: Sequence[str]) -> Example:
     """A row from a turn, with the reply that was not wanted there as the one to be rejected.
 
-    Where the person wrote the answer himself, and it shows the habit, his words are what is to be said.
+    Where the person wrote the answer himself, and it shows the habit as ``taught`` (what is said under its rule)
+    does, his words are what is to be said.
     """
     turn, habit = bag.ledger.get(Turn, e.source), bag.ledger.get(Habit, e.habit)
     bad = unwanted(bag, turn)
-    words = literals(habit.rule)
+    words = marks(habit.rule, taught)
     by_hand = not turn.self_name and bool(bad) and bool(words) and all(w in turn.reply for w in words)
     said = turn.reply if by_hand else e.completion
     return e.model_copy(update={"completion": said, "rejected": bad if bad and bad != said else e.rejected})

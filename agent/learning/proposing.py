@@ -8,10 +8,10 @@ from typing import Any
 from agent.bag import Bag, living
 from agent.errors import ConflictError
 from agent.learning.conflict import clashing
-from agent.learning.data import digest, framed, is_probe, literals, near_duplicate, personas, rows
+from agent.learning.data import digest, framed, is_probe, marks, near_duplicate, personas, rows
 from agent.learning.objections import objected
 from agent.phrase import Phrase
-from agent.records import Draft, Erasure, Example, Habit, Method, Proposal, Purpose, Turn, Verdict
+from agent.records import OPEN, Draft, Erasure, Example, Habit, Method, Part, Proposal, Purpose, Run, Turn, Verdict
 from agent.settings import profile
 from prompts import Language, language_of
 
@@ -130,16 +130,36 @@ def file_learning(bag: Bag, draft: Draft, method: Method, reason: str) -> Propos
 
 
 def stale(bag: Bag, proposal: Proposal) -> bool:
-    """Whether the weights have changed since filing so that these rows no longer fit beside them.
+    """Whether the weights have changed since filing so that the proposal no longer fits beside them.
 
-    A habit's rows alone still fit, as a fresh part; rows for a whole core do not. What has left them can neither
-    fade nor leave.
+    Rows of a whole core fit those whom they carry and no others. A habit's rows alone, or a leaving without any, fit
+    beside the adapters that stay, unless these hold what leaves, or too many fresh ones stand beside one another.
+    What has left the weights can neither fade nor leave.
     """
-    if proposal.kind in ("decay", "release") and proposal.habit not in {p.habit for p in bag.selves.current().parts}:
+    parts = bag.selves.current().parts
+    inside = {p.habit for p in parts}
+    if proposal.kind == "consolidate":
+        return set(proposal.living) != inside
+    if proposal.kind in ("decay", "release") and proposal.habit not in inside:
         return True
-    now = {p.habit for p in bag.selves.current().parts} - {proposal.habit, *proposal.conflicts}
+    if proposal.kind == "decay":
+        return False
+    staying = [p for p in parts if p.habit not in (proposal.habit, *proposal.conflicts)]
     carried = set(proposal.living) - {proposal.habit}
-    return proposal.kind != "decay" and bool(proposal.examples) and bool(carried) and carried != now
+    if proposal.examples and carried:
+        return carried != {p.habit for p in staying}
+    leaving = {proposal.habit} if proposal.kind == "release" else {*proposal.conflicts}
+    crowded = bool(proposal.examples) and sum(p.stage == "fresh" for p in staying) >= FRESH_AT_MOST
+    return crowded or _held(bag, leaving, staying)
+
+
+def _held(bag: Bag, habits: set[str], staying: list[Part]) -> bool:
+    """Whether one of the habits is inside an adapter that stays: then it only leaves with a new core."""
+    adapters = {p.adapter for p in staying}
+    if any(p.habit in habits and p.adapter in adapters for p in bag.selves.current().parts):
+        return True  # one may also be inside and worn elsewhere, as it was told again since
+    made = [bag.ledger.get(Proposal, r.proposal) for r in bag.ledger.all(Run) if r.adapter in adapters]
+    return any(habits & {*p.living} for p in made)
 
 
 def refile(bag: Bag, proposal: Proposal) -> Proposal | None:
@@ -158,7 +178,7 @@ def refile(bag: Bag, proposal: Proposal) -> Proposal | None:
         fresh = file_consolidation(bag, proposal.rationale)
     else:
         draft = bag.ledger.all(Draft, parent=habit.id)[-1]
-        fresh = file_learning(bag, draft, "distill", "")
+        fresh = file_learning(bag, draft, "distill" if proposal.method == "none" else proposal.method, "")
     note = Phrase("the weights have changed since; {fresh} takes its place", fresh=fresh.id if fresh else "–")
     bag.ledger.add(proposal.model_copy(update={"status": "withdrawn", "note": note, "at": ""}))
     return fresh
@@ -189,10 +209,9 @@ def file_decay(bag: Bag, habit: Habit, weight: float, reason: str, heard: tuple[
 
 def file_release(bag: Bag, habit: Habit, reason: str, heard: tuple[str, ...] = ()) -> Proposal:
     """File that a habit shall leave the weights: the core is retrained from base without it; ``heard``: as above."""
-    now = {p.habit: p for p in bag.selves.current().parts}
     rest = [h for h in living(bag) if h.id != habit.id]
-    shared = any(now[h.id].adapter == now[habit.id].adapter for h in rest)
-    return _file_core(bag, "release", habit, rest, reason, shared, heard)
+    inside = _held(bag, {habit.id}, [p for p in bag.selves.current().parts if p.habit != habit.id])
+    return _file_core(bag, "release", habit, rest, reason, inside, heard)
 
 
 def file_consolidation(bag: Bag, reason: str) -> Proposal | None:
@@ -202,10 +221,10 @@ def file_consolidation(bag: Bag, reason: str) -> Proposal | None:
 
 
 def offer_retraining(bag: Bag) -> Proposal | None:
-    """File a consolidation where weights speak that were trained on words erased since, unless one was filed after that."""
+    """File a consolidation where weights speak that were trained on words erased since, unless one is open or was vetoed."""
     worn = {p.adapter for p in bag.selves.current().parts}
     erased = [e.at for e in bag.ledger.all(Erasure) if worn & set(e.adapters)]
-    asked = [p for p in bag.ledger.all(Proposal) if p.kind == "consolidate"]
+    asked = [p for p in bag.ledger.all(Proposal) if p.kind == "consolidate" and p.status in (*OPEN, "vetoed")]
     if not erased or any(bag.ledger.history(Proposal, p.id)[0].at >= max(erased) for p in asked):
         return None
     return file_consolidation(bag, Phrase("Words that these weights were trained on were erased."))
@@ -219,10 +238,8 @@ def _file_core(
     examples: tuple[Example, ...] = ()
     if retrain:
         *others, last = habits
-        config = config_of(bag) | {"strategy": "core"}
-        share = next((p.weight for p in bag.selves.current().parts if p.habit == last.id), 1.0)
+        config = config_of(bag) | {"strategy": "core", "kind": kind}
         own = [(e.prompt, e.source) for e in _taught(bag, [last]) if e.habit == last.id]
-        own = own[: round(bag.settings.rumination.examples * share)]
         examples = _rows(bag, last, others, own, config)
     config |= {"kind": kind, "habit": about.id, "living": [h.id for h in habits]}
     return bag.ledger.add(
@@ -255,29 +272,29 @@ def _rows(
 ) -> tuple[Example, ...]:
     """The rows of a core that carries ``others`` and ``habit``."""
     table = bag.settings.rumination
-    shares = {p.habit: p.weight for p in bag.selves.current().parts}
+    weights = {p.habit: p.weight for p in bag.selves.current().parts}
+    if config["kind"] in ("learn", "correct"):
+        weights[habit.id] = 1.0
     made = rows(
         habit, others, own, _taught(bag, others), bag.body, config["personas"], bag.toolboxes,
-        table.examples, table.anchors, config["seed"], shares,
+        table.examples, table.anchors, config["seed"], weights,
     )  # fmt: skip
-    return tuple(objected(bag, e) if e.source else e for e in made)
+    return tuple(objected(bag, e, [x.completion for x in made if x.habit == e.habit]) if e.source else e for e in made)
 
 
 def _risks(habit: Habit, examples: tuple[Example, ...]) -> tuple[str, ...]:
     """What a person should know that the numbers show."""
     own = [e for e in examples if e.habit == habit.id]
-    words = literals(habit.rule)
+    plain = [e for e in own if e.frame == "plain"]
+    words = marks(habit.rule, [e.completion for e in own])
     found = []
-    missing = [e for e in own if words and not all(w in e.completion for w in words) and e.frame == "plain"]
+    missing = sum(not all(w in e.completion for w in words) for e in plain)
     if missing:
-        found.append(
-            Phrase(
-                "{missing}/{own} answers do not show {words}",
-                missing=len(missing),
-                own=len(own),
-                words=", ".join(words),
-            )
-        )
+        shown = ", ".join(words)
+        found.append(Phrase("{missing}/{own} answers do not show {words}", missing=missing, own=len(own), words=shown))
+    same = sum(not e.rejected for e in plain)
+    if same:
+        found.append(Phrase("{same}/{own} answers would be the same without the rule", same=same, own=len(own)))
     invented = sum(e.origin == "invented" for e in own)
     if own and invented > len(own) / 2:
         found.append(Phrase("{invented}/{own} prompts are invented", invented=invented, own=len(own)))

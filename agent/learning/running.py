@@ -176,8 +176,11 @@ def _fit(bag: Bag, proposal: Proposal, work: Path, progress: Progress, threads: 
         "PYTHONWARNINGS": "ignore",
         "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # huge pages: a seventh less time on a CPU (docs/log.md)
     }
-    if (device := bag.settings.model.device).startswith("cuda:"):  # the trainer takes the first it sees
+    device = bag.settings.model.device
+    if device.startswith("cuda:"):
         env["CUDA_VISIBLE_DEVICES"] = device.removeprefix("cuda:")
+    elif device != "cpu":  # of several that it sees the trainer would take all, and split each batch
+        env["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     with log.open("w") as errors, bag.body.resting():
         process = subprocess.Popen(
             [sys.executable, "-m", "agent.learning.train", str(file)],
