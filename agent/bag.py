@@ -65,17 +65,21 @@ class Bag:
     def keep(self, turn: Turn) -> Turn:
         """Record a turn, or a newer state of one: ledger first, then the export, which can be rebuilt.
 
-        One without a reply, yet or for good, is in the ledger alone.
+        One without a reply, yet or for good, is in the ledger alone. One that was erased meanwhile stays as it is.
         """
-        anew = bool(turn.id) and bool(self.ledger.get(Turn, turn.id).reply)
-        turn = self.ledger.add(turn)
+        with self.ledger.together() as add:
+            before = self.ledger.get(Turn, turn.id) if turn.id else None
+            if before and not before.user:
+                return before
+            turn = add(turn)
         if self.settings.sync.auto_save and turn.reply:
             try:
-                if anew:
+                if before and before.reply:
                     self.export(turn.at[:10])
                     return turn
                 with self._day(turn.at[:10]) as file:
-                    file.write(_line(turn))
+                    if self.ledger.get(Turn, turn.id).user:
+                        file.write(_line(turn))
             except OSError as error:
                 raise StorageError(
                     "The turn is in the ledger, but its JSONL export cannot be written: {error}.",

@@ -300,9 +300,13 @@ class Ledger:
             ):
                 yield kind, ref, parent, take_out(json.loads(body), texts, Word)
 
-    def erase(self, doomed: Iterable[str], along: Sequence[Record]) -> None:
-        """Let go of the texts under the digests ``doomed`` for good, and write ``along``: all or none. Then ``compact``."""
+    def erase(self, plan: Callable[[], tuple[Iterable[str], Sequence[Record]]]) -> None:
+        """Let go of the texts under some digests for good, and write records along: all or none. Then ``compact``.
+
+        ``plan`` says which, from what the ledger holds while nobody else can write.
+        """
         with self._writing() as connection:
+            doomed, along = plan()
             for record in along:
                 self._append(connection, record)
             connection.exec_driver_sql("PRAGMA secure_delete=ON")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from agent.bag import Bag, living
 from agent.erasing import erase, sweep
-from agent.errors import ConflictError, HabitusError, ModelError, NotFoundError, UsageError
+from agent.errors import BusyError, ConflictError, HabitusError, ModelError, NotFoundError, UsageError
 from agent.learning.conflict import adopt, drop_rule
 from agent.learning.lifecycle import DECAY, standing, told
 from agent.learning.proposing import file_release, offer_retraining
@@ -146,7 +147,7 @@ class Habitus:
         """
         bag, graph = self.bag, ruminate.build().compile()
         with bag.ruminating_lock():
-            sweep(bag)
+            self._sweep(bag.training_lock())
             offered = offer_retraining(bag)
             state = graph.invoke(
                 {},
@@ -221,20 +222,25 @@ class Habitus:
     def edit(self, ref: str, drop: Sequence[int] = (), file: Path | None = None) -> Json:
         """Change what would be trained on. It waits for a new decision, under a new digest."""
         ledger = self.bag.ledger
-        p = ledger.get(Proposal, ref)
-        if p.status not in ("waiting", "approved"):
-            raise ConflictError(
-                "{ref} is {status} already and cannot be edited.",
-                "See `habitus proposals`.",
-                ref=ref,
-                status=Phrase(p.status),
-            )
-        changed = edited(p, drop, file)
-        with ledger.together() as add:
-            add(changed)
-            add(Decision(proposal=ref, verdict="edit", digest=changed.digest))
-            if changed.scope != p.scope:
-                add(ledger.get(Habit, p.habit).model_copy(update={"scope": changed.scope, "at": ""}))
+        with self.bag.deciding_lock():
+            p = ledger.get(Proposal, ref)
+            if p.status not in ("waiting", "approved"):
+                raise ConflictError(
+                    "{ref} is {status} already and cannot be edited.",
+                    "See `habitus proposals`.",
+                    ref=ref,
+                    status=Phrase(p.status),
+                )
+            changed = edited(p, drop, file)
+            with ledger.together() as add:
+                if ledger.get(Proposal, ref) != p:  # looking for the gate's questions takes a while
+                    raise ConflictError(
+                        "{ref} has changed meanwhile.", "Read it again with `habitus proposals show {ref}`.", ref=ref
+                    )
+                add(changed)
+                add(Decision(proposal=ref, verdict="edit", digest=changed.digest))
+                if changed.scope != p.scope:
+                    add(ledger.get(Habit, p.habit).model_copy(update={"scope": changed.scope, "at": ""}))
         return forms.summary(changed)
 
     def learn(self) -> list[Json]:
@@ -245,7 +251,7 @@ class Habitus:
         done: list[Json] = []
         failed: list[HabitusError] = []
         with self.bag.training_lock():
-            sweep(self.bag)
+            self._sweep(self.bag.ruminating_lock())
             for ref in [p.id for p in self.bag.ledger.all(Proposal) if p.status in READY]:
                 p = self.bag.ledger.get(Proposal, ref)
                 if p.status not in READY:  # withdrawn while those before it were trained
@@ -257,7 +263,7 @@ class Habitus:
                     failed.append(error)
                 finally:  # Ctrl-C, too
                     self.updates.stay_approved(ref)
-            sweep(self.bag)
+            self._sweep(self.bag.ruminating_lock())
         if failed:
             failed[0].done = done
             raise failed[0]
@@ -352,6 +358,7 @@ class Habitus:
                 drop_rule(bag, habit.rule)
             if not inside:
                 bag.ledger.add(habit.become("released", Phrase("The person asked to forget it.")))
+                self._sweep(bag.ruminating_lock())
                 return {"habit": ref, "self": bag.selves.current().id, "gate": None}
             proposal = file_release(bag, habit, Phrase("The person asked to forget it."))
             self.updates.answer(
@@ -359,6 +366,7 @@ class Habitus:
                 {"verdict": "approve", "digest": proposal.digest, "note": Phrase("forget is the person's decision")},
             )
             done = self.updates.carry_out(bag.ledger.get(Proposal, proposal.id))
+            self._sweep(bag.ruminating_lock())
         return {"habit": ref, "self": done["self"], "gate": done["gate"]}
 
     def erase(self, ref: str) -> Json:
@@ -372,10 +380,10 @@ class Habitus:
                 ref=ref,
             )
         with bag.ruminating_lock():
-            self.updates.let_go()
-            done = erase(bag, [t.id for t in turns])
-            for p in bag.ledger.all(Proposal):  # without the words, from the ledger
-                training_report.write(bag, p.id)
+            with bag.deciding_lock(), bag.training_lock():
+                self.updates.let_go()
+                done = erase(bag, [t.id for t in turns])
+                self._report_anew()
             offered = offer_retraining(bag)
         return {
             **done.model_dump(mode="json", include={"turns", "memories", "examples", "adapters"}),
@@ -384,6 +392,21 @@ class Habitus:
             ],
             "proposal": offered.id if offered else "",
         }
+
+    def _sweep(self, other: AbstractContextManager[None]) -> None:
+        """Finish what erasing began, while nobody thinks over, trains or decides; where somebody does, the next pass will.
+
+        ``other``: of the locks of trainings and of passes the one that the caller does not hold.
+        """
+        with suppress(BusyError), self.bag.deciding_lock(), other:
+            self.updates.let_go()
+            if sweep(self.bag):
+                self._report_anew()
+
+    def _report_anew(self) -> None:
+        """Every report, without what was erased."""
+        for p in self.bag.ledger.all(Proposal):
+            training_report.write(self.bag, p.id)
 
     def why(self, habit: str) -> Json:
         """From a habit back to what made it: weights, runs, decisions, examples, turns."""

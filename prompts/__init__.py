@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+from unicodedata import normalize
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -42,6 +43,6 @@ def render(name: str, language: Language, **values: object) -> str:
 
 
 def language_of(text: str) -> Language:
-    """``ko`` when ``text`` holds any Hangul syllable or jamo, else ``en``."""
-    hangul = any("가" <= c <= "힣" or "ㄱ" <= c <= "ㆎ" for c in text)
+    """``ko`` when ``text`` holds any Hangul syllable, in one character or in several, or jamo; else ``en``."""
+    hangul = any("가" <= c <= "힣" or "ㄱ" <= c <= "ㆎ" for c in normalize("NFC", text))
     return "ko" if hangul else "en"

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import multiprocessing
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 from agent.bag import Bag
+from agent.content import ERASED
 from agent.erasing import erase, sweep
 from agent.errors import BusyError, ConflictError, NotFoundError
 from agent.models.adapters import SERVED
 from agent.ports import BASE
 from agent.records import (
+    Call,
+    Decision,
+    Diary,
     Draft,
     Erasure,
     Example,
+    GateReport,
     Habit,
     Memory,
     Part,
@@ -64,7 +72,7 @@ def bag(tmp_path: Path) -> Bag:
     bag.ledger.add(Habit(rule="끝에 '꾸벅'을 붙여 줘.", scope=("ko",), stage="essence", evidence=("t1", "t2")))
     bag.ledger.add(
         Proposal(kind="learn", habit="h2", rule="끝에 '꾸벅'을 붙여 줘.", scope=("ko",), examples=rows, status="promoted",
-                 preview=((SECRET, "네.", "네 꾸벅."),), evidence=("t1", "t2"))
+                 preview=((SECRET, "네.", "네 꾸벅."),), evidence=("t1", "t2"), digest="d")
     )  # fmt: skip
     bag.ledger.add(Run(proposal="p1", base="b", data="d", config={}, adapter="a-p1-1", adapter_digest="x"))
     bag.ledger.add(Proposal(kind="learn", habit="h2", rule="r", scope=("ko",), examples=rows))
@@ -313,3 +321,177 @@ def test_what_was_put_together_of_tainted_adapters_goes_with_them(bag: Bag) -> N
     (bag.path / SERVED / "s-3.77.88").mkdir()  # left by a process that was killed
     erase(bag, ["t1"])
     assert [p.name for p in (bag.path / SERVED).iterdir()] == ["s-2"]
+
+
+def test_what_two_turns_told_goes_with_the_last_of_them(bag: Bag) -> None:
+    again = bag.keep(Turn(thread="c-7", user=f"{SECRET}, 잊지 마", reply="네."))
+    for record in (bag.ledger.get(Memory, "m1"), bag.ledger.get(Habit, "h1")):
+        field = "turns" if isinstance(record, Memory) else "evidence"
+        bag.ledger.add(record.model_copy(update={field: ("t1", again.id), "at": ""}))
+    assert erase(bag, ["t1"]).memories == ()
+    assert bag.ledger.get(Habit, "h1").rule == RULE
+    assert erase(bag, [again.id]).memories == ("m1",)
+    assert (bag.ledger.get(Memory, "m1").text, bag.ledger.get(Habit, "h1").rule) == ("", "")
+    assert found(bag.path, "뷁슭", "금고") == []
+
+
+def test_what_a_tool_was_told_or_told_of_it_elsewhere_goes_too(bag: Bag) -> None:
+    bag.ledger.add(Memory(text="쀍", turns=("t1",)))  # short: a copy only where it stands alone
+    bag.ledger.add(Memory(text="쀍쀍이", turns=("t2",)))
+    calls = (
+        Call(name="recall", arguments={"query": "이름"}, result=f"- 쀍\n- {OTHER}"),
+        Call(name="recall", arguments={"query": "번호"}, result=f"- {SECRET}"),
+        Call(name="drop_instruction", arguments={"rule": RULE}, result="ok"),
+        Call(name="recall", arguments={"query": "쀍"}, result="- 쀍쀍이"),
+    )
+    bag.keep(Turn(thread="c-7", user="내 이름이 뭐였지?", reply="글쎄요.", tool_calls=calls))
+    kept = Call(name="remember", arguments={"text": SECRET}, result="ok")
+    bag.keep(Turn(thread="c-7", user=f"다시 말할게. {SECRET}", reply="네.", tool_calls=(kept,)))
+    erase(bag, ["t1"])
+    told, again = (bag.ledger.get(Turn, ref).tool_calls for ref in ("t3", "t4"))
+    assert [c.result for c in told] == [ERASED, ERASED, "ok", "- 쀍쀍이"]
+    assert [c.arguments for c in told] == [{"query": "이름"}, {"query": "번호"}, {}, {}]
+    assert again == (kept,), "said again, it stays, and so does what came of it"
+
+
+def test_what_a_self_said_that_wore_it_goes_with_a_habit(bag: Bag) -> None:
+    ledger = bag.ledger
+    own = Example(origin="invented", language="ko", prompt="밥은?", completion="뷁슭님, 아직요.", habit="h1")
+    asked = ledger.add(Proposal(kind="learn", habit="h1", rule=RULE, scope=("ko",), examples=(own,), living=("h1",), status="vetoed", note="뷁슭이라 하지 마", digest="e"))  # fmt: skip
+    ledger.add(Decision(proposal=asked.id, verdict="veto", digest="e", note="뷁슭이라 하지 마"))
+    ledger.add(Run(proposal=asked.id, base="b", data="e", config={}, adapter="a-p3-1", adapter_digest="x"))
+    ledger.add(GateReport(proposal=asked.id, adapter="a-p3-1", passed=False, samples=(("안녕", "네.", "슭아, 안녕."),)))
+    ledger.add(GateReport(proposal="p1", adapter="a-p1-1", passed=True, samples=(("안녕", "뷁슭님!", "안녕 꾸벅."),)))
+    ledger.add(Proposal(kind="learn", habit="h2", rule="r", scope=("ko",), preview=(("해?", "네, 뷁슭님.", "네."),)))
+    ledger.add(Diary(entry="슭의 이름을 배울까 한다.", judged=1, proposals=(asked.id,)))
+    ledger.add(Diary(entry="뷁슭님과 이야기했다.", judged=1))
+    Habitus(bag).erase("t1")
+    assert found(bag.path, "뷁슭", "슭아", "슭의") == []
+    assert ledger.all(Erasure)[-1].adapters == ("a-p1-1", "a-p3-1")
+    assert (bag.path / "runs" / asked.id / "report.md").exists()
+    assert ledger.all(GateReport)[1].samples[0] == ("안녕", ERASED, "안녕 꾸벅.")
+
+
+def test_a_core_that_carried_a_habit_loses_the_rows_that_said_it(bag: Bag) -> None:
+    said = Example(origin="anchor", language="ko", prompt="뭐 해?", completion="뷁슭님, 쉬어요.", teacher=(RULE, "r"))
+    free = said.model_copy(update={"completion": "쉬어요.", "teacher": ("r",)})
+    for kind, habit, rule in (("release", "h1", RULE), ("consolidate", "h2", "r")):
+        core = {"kind": kind, "habit": habit, "rule": rule, "scope": ("ko",), "examples": (said, free)}
+        bag.ledger.add(Proposal.model_validate(core | {"living": ("h2", "h1"), "status": "promoted"}))
+    erase(bag, ["t1"])
+    for ref, rule in (("p3", ""), ("p4", "r")):
+        before, after = bag.ledger.history(Proposal, ref)
+        assert (after.rule, [e.tombstone for e in after.examples]) == (rule, [True, False])
+        assert before.examples[1] == after.examples[1] == free
+    assert found(bag.path, "뷁슭") == []
+
+
+def test_a_prompt_from_another_turn_or_the_anchors_owes_nothing(bag: Bag) -> None:
+    hello, again = (bag.keep(Turn(thread=c, user="안녕", reply="네.")) for c in ("c-7", "c-8"))
+    asked = bag.keep(Turn(thread="c-7", user="what a fine day", reply="ok"))
+    rows = (
+        Example(origin="turn", language="ko", prompt="안녕", completion="안녕 꾸벅.", habit="h2", source=again.id),
+        Example(origin="anchor", language="en", prompt="Oh what a fine day it is!", completion="It is."),
+    )
+    made = Proposal(kind="learn", habit="h2", rule="r", scope=("ko",), examples=rows, preview=(("안녕", "네.", "꾸벅."),), digest="e")  # fmt: skip
+    made = bag.ledger.add(made)
+    bag.ledger.add(Run(proposal=made.id, base="b", data="e", config={}, adapter="a-p3-1", adapter_digest="x"))
+    other = rows[1].model_copy(update={"origin": "invented"})
+    mixed = bag.ledger.add(made.model_copy(update={"id": "", "at": "", "examples": (*rows, other)}))
+    done = erase(bag, [hello.id, asked.id])
+    assert (done.examples, done.adapters) == (1, ())
+    assert bag.ledger.get(Proposal, made.id) == made
+    after = bag.ledger.get(Proposal, mixed.id)
+    assert (after.examples[:2], after.examples[2].tombstone) == (rows, True)
+    assert erase(bag, [again.id]).adapters == ("a-p3-1",)
+    assert [e.tombstone for e in bag.ledger.get(Proposal, made.id).examples] == [True, False]
+
+
+def test_a_habit_that_was_named_goes_once_the_person_lets_go_of_it(bag: Bag) -> None:
+    bag.selves.wear(lambda m: m.model_copy(update={"rules": (Rule(text=RULE, scope=("ko",), habit="h1"),)}), "x")
+    being = Habitus(bag)
+    assert [h["id"] for h in being.erase("t1")["habits"]] == ["h1", "h2"]
+    assert found(bag.path, "뷁슭님") == ["ledger.db"]
+    with bag.ruminating_lock():  # a pass may have read it
+        being.forget("h1")
+    assert bag.ledger.get(Habit, "h1").rule == RULE
+    assert being.learn() == []
+    assert bag.ledger.get(Habit, "h1").rule == ""
+    assert found(bag.path, "뷁슭") == []
+    rows = len(bag.ledger.rows(Erasure))
+    being.learn()
+    assert len(bag.ledger.rows(Erasure)) == rows
+
+
+@pytest.mark.parametrize("way", ["forget", "drop"])
+def test_however_it_leaves(bag: Bag, way: str) -> None:
+    bag.selves.wear(lambda m: m.model_copy(update={"rules": (Rule(text=RULE, scope=("ko",), habit="h1"),)}), "x")
+    being = Habitus(bag)
+    being.erase("t1")
+    if way == "forget":
+        being.forget("h1")
+    else:
+        being.mask_drop(1)
+        being.ruminate()
+    assert found(bag.path, "뷁슭") == []
+
+
+def test_the_persons_own_hand_on_the_mask_stays_and_so_does_what_was_approved(bag: Bag) -> None:
+    said = bag.keep(Turn(thread="c-7", user="너는 따뜻한 친구야", reply="네."))
+    persona, shots = {"ko": f"{said.user}."}, ((said.user, f"{said.user}!"),)
+    own = {"persona": persona, "mood": said.user, "few_shot": shots}
+    bag.selves.wear(lambda m: m.model_copy(update=own), "x")
+    config: dict[str, object] = {"personas": {"ko": f"{said.user}. {said.user}"}}
+    row = Example(origin="invented", language="ko", prompt="밥은?", completion="네 꾸벅.", habit="h2")
+    made = bag.ledger.add(Proposal(kind="learn", habit="h2", rule="r", scope=("ko",), examples=(row,), config=config))
+    used = row.model_copy(update={"source": said.id})
+    other = bag.ledger.add(made.model_copy(update={"id": "", "at": "", "examples": (used,), "status": "promoted"}))
+    erase(bag, [said.id])
+    mask = bag.selves.current().mask
+    assert {"persona": mask.persona, "mood": mask.mood, "few_shot": mask.few_shot} == own
+    assert bag.ledger.get(Proposal, made.id) == made
+    after = bag.ledger.get(Proposal, other.id)
+    assert (after.examples[0].tombstone, after.config) == (True, config)
+
+
+def test_a_reply_that_comes_late_does_not_bring_it_back(bag: Bag, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another reply, one by the person's hand, or the export of the first: each was begun before the erasing."""
+    before = bag.ledger.get(Turn, "t1")
+    erase(bag, ["t1"])
+    assert bag.keep(before.model_copy(update={"reply": "뷁슭님!", "at": ""})).user == ""
+    day = bag._day
+
+    def late(name: str) -> AbstractContextManager[IO[str]]:
+        monkeypatch.undo()
+        erase(bag, ["t3"])
+        return day(name)
+
+    monkeypatch.setattr(bag, "_day", late)
+    bag.keep(Turn(thread="c-7", user=SECRET, reply="네."))
+    assert found(bag.path, "뷁슭") == []
+
+
+def test_an_earlier_training_on_a_row_that_an_edit_took_out_counts(bag: Bag) -> None:
+    rows = bag.ledger.get(Proposal, "p1").examples
+    made = Proposal(kind="learn", habit="h2", rule="r", scope=("ko",), examples=rows, status="approved", digest="e")
+    asked = bag.ledger.add(made)
+    bag.ledger.add(asked.model_copy(update={"examples": (rows[1],), "digest": "f", "at": ""}))
+    for data in "ef":
+        bag.ledger.add(Run(proposal=asked.id, base="b", data=data, config={}, adapter=f"a-p3-{data}"))
+    done = erase(bag, ["t1"])
+    assert (done.adapters, bag.ledger.get(Proposal, asked.id).status) == (("a-p1-1", "a-p3-e"), "approved")
+
+
+def test_nobody_decides_or_trains_while_it_is_erased(bag: Bag, monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[bool] = []
+
+    def erasing(*_: object) -> Erasure:
+        for name in ("deciding.lock", "training.lock"):
+            with (bag.path / name).open() as file, pytest.raises(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held.append(True)
+        return Erasure(turns=("t1",))
+
+    monkeypatch.setattr("app.habitus.erase", erasing)
+    Habitus(bag).erase("t1")
+    assert held == [True, True]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.content import take_out
 from agent.errors import NotFoundError, StorageError
 from agent.ledger import SCHEMA, Ledger
 from agent.records import Call, Decision, Habit, Mask, Memory, Proposal, Rule, Self, Turn, Verdict
@@ -134,15 +135,16 @@ def bodies(path: Path) -> str:
 
 def test_words_live_in_the_content_table_and_nowhere_in_the_rows(ledger: Ledger, path: Path) -> None:
     words = [f"낱말{n:02d}" for n in range(12)]
-    call = Call(name="remember", arguments={"text": words[0], "list": [words[1]]}, result=words[2])
+    call = Call(name="x", arguments={words[0]: [words[1]], "to": {"card": 4111111111111111}}, result=words[2])
     ledger.add(Turn(thread="c", user=words[3], reply=words[4], tool_calls=(call,), rules=(words[5],)))
     ledger.add(Verdict(turn="t1", value=3, kind="fact", reason=words[6]))
     ledger.add(Habit(rule=words[7], quote=words[8], scope=("ko",)))
     mask = Mask(persona={"ko": words[9]}, mood=words[10], rules=(Rule(text=words[11], scope=("ko",)),))
     ledger.add(Self(base="b", mask=mask))
-    assert [w for w in words if w in bodies(path)] == []
+    assert [w for w in (*words, "4111", "card") if w in bodies(path)] == []
     with sqlite3.connect(path) as connection:
-        assert {text for (text,) in connection.execute("SELECT text FROM content")} >= set(words)
+        kept = "\n".join(text for (text,) in connection.execute("SELECT text FROM content"))
+    assert [w for w in words if w not in kept] == []
 
 
 def test_the_persona_in_a_proposals_configuration_is_words_too(ledger: Ledger, path: Path) -> None:
@@ -162,6 +164,28 @@ def test_a_text_that_is_gone_leaves_its_row_and_the_chain(ledger: Ledger, path: 
     by_hand(path, "DELETE FROM content WHERE text='비밀이야'")
     assert [(t.user, t.reply) for t in ledger.all(Turn)] == [("⌫", "알겠어요.")]
     assert ledger.verify() == []
+
+
+def test_what_a_tool_was_told_can_be_erased_and_in_an_old_row_is_still_read(ledger: Ledger, path: Path) -> None:
+    ledger.add(Turn(thread="c", user="a", reply="b", tool_calls=(Call(name="x", arguments={"n": 4111}),)))
+    by_hand(path, "DELETE FROM content WHERE text='{\"n\": 4111}'")
+    assert ledger.get(Turn, "t1").tool_calls == (Call(name="x", arguments={}),)
+    assert ledger.verify() == []
+    old = {"name": "x", "arguments": {"$$": {"$": "d"}, "n": 1}, "result": ""}
+    assert take_out(old, {"d": "word"}) == {"name": "x", "arguments": {"$": "word", "n": 1}, "result": ""}
+
+
+def test_what_goes_is_chosen_while_nobody_else_can_write(ledger: Ledger, path: Path) -> None:
+    ledger.add(turn("비밀이야"))
+
+    def plan() -> tuple[list[str], list[Turn]]:
+        with sqlite3.connect(path, timeout=0) as other, pytest.raises(sqlite3.OperationalError, match="locked"):
+            other.execute("BEGIN IMMEDIATE")
+        other.close()
+        return [body["user"].digest for *_, body in ledger.words()], [turn("")]
+
+    ledger.erase(plan)
+    assert [t.user for t in ledger.all(Turn)] == ["⌫", ""]
 
 
 # -- the chain ---------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from unicodedata import normalize
 
 import pytest
 from jinja2 import Environment, TemplateNotFound, UndefinedError
@@ -86,6 +87,7 @@ def test_rules_and_memories_stand_in_lists_of_their_own() -> None:
         ("안녕", "ko"),
         ("please end with '꾸벅'", "ko"),
         ("ㅋㅋㅋ", "ko"),
+        (normalize("NFD", "안녕"), "ko"),
         ("hello", "en"),
         ("", "en"),
         ("42 😀", "en"),

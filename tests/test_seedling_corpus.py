@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from itertools import product
 from random import Random
 from typing import TYPE_CHECKING, Any
+from unicodedata import normalize
 
 import pytest
 
@@ -251,6 +252,7 @@ def test_no_anchor_is_a_question_of_the_gate(language: Language) -> None:
     [
         ("I feel so lonely today", "i feel so lonely today!!", True),
         ("오늘 너무 외로워", "오늘너무 외로워.", True),
+        ("오늘 너무 외로워", normalize("NFD", "오늘 너무 외로워"), True),
         ("i feel so lonely today", "i feel so proud today", False),
         ("오늘 너무 외로워", "오늘 너무 행복해", False),
     ],

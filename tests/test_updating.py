@@ -5,15 +5,17 @@ Nothing is trained here: what is asked is which proposals get that far, and in w
 
 from __future__ import annotations
 
+import fcntl
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agent.errors import ConflictError, LearningError, StorageError, UnavailableError, UsageError
+from agent.errors import BusyError, ConflictError, LearningError, StorageError, UnavailableError, UsageError
 from agent.learning.conflict import superseded, took_place, withdrawn
-from agent.records import Decision, Habit, Proposal, Run
+from agent.records import Decision, Habit, Probe, Proposal, Run
+from app.files import edited
 from app.habitus import Habitus
 from graphs import update
 from tests.being import file_habit, scripted, small_talk
@@ -124,6 +126,50 @@ def test_what_was_edited_after_its_training_is_trained_anew(being: Habitus, monk
         p = being.bag.ledger.get(Proposal, p.id)
         being.edit(p.id, [2])
     assert fitted == [rows, rows - 1]
+
+
+def test_under_a_training_nothing_is_erased_and_it_goes_on(being: Habitus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both asked of one process, as `serve` is."""
+    p = asked(being, RULES[1])
+    being.approve(p.id, p.digest)
+
+    def train(bag: Any, p: Proposal, *_: object) -> Run:
+        with pytest.raises(BusyError, match="Another training"):
+            being.erase("t1")
+        return bag.ledger.add(Run(proposal=p.id, base=p.base, data=p.digest, config={}, adapter="a"))
+
+    monkeypatch.setattr(update, "train", train)
+    monkeypatch.setattr(update, "examine", lambda _: ((Probe(name="x", before=0, after=0, threshold=1, passed=False),), (), 0.0))  # fmt: skip
+    assert [r["promoted"] for r in being.learn()] == [False]
+    assert being.bag.ledger.get(Proposal, p.id).status == "rejected"
+
+
+def test_an_edit_of_what_was_withdrawn_meanwhile_brings_nothing_back(
+    being: Habitus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    p = asked(being, RULES[1])
+
+    def slow(*given: Any) -> Proposal:
+        being.bag.ledger.add(p.model_copy(update={"status": "withdrawn", "at": ""}))  # said in a chat
+        return edited(*given)
+
+    monkeypatch.setattr("app.habitus.edited", slow)
+    with pytest.raises(ConflictError, match="changed meanwhile"):
+        being.edit(p.id, [2])
+    assert being.bag.ledger.get(Proposal, p.id).status == "withdrawn"
+    assert being.bag.ledger.all(Decision) == []
+
+
+def test_an_edit_is_a_decision_and_waits_for_another(being: Habitus, monkeypatch: pytest.MonkeyPatch) -> None:
+    p = asked(being, RULES[1])
+
+    def held(*given: Any) -> Proposal:
+        with (being.bag.path / "deciding.lock").open() as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return edited(*given)
+
+    monkeypatch.setattr("app.habitus.edited", held)
+    assert being.edit(p.id, [2])["status"] == "waiting"
 
 
 def test_in_another_template_than_the_approved_one_nothing_is_trained(being: Habitus) -> None:
