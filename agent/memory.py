@@ -21,7 +21,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from agent.ledger import GENESIS
 from agent.records import TEACHING, Erasure, Memory, Turn, Verdict
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 DIMENSIONS = 2048
 START: Place = (0, GENESIS)
-MARK = "mark.json"
+Kind = Literal["memory", "turn"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+MARK = "read.json"
 M_PERTURB = -6  # malloc.h
 Near = tuple[str, str, float]
 
@@ -116,11 +118,15 @@ class Index:
         quiet = Settings(anonymized_telemetry=False)
         with _blank_memory():
             client = chromadb.PersistentClient(str(folder), quiet) if folder else chromadb.EphemeralClient(quiet)
-            name = "words" if folder else f"words-{uuid.uuid4().hex}"
-            self._folder, self._vectors = (
-                folder,
-                client.get_or_create_collection(name, embedding_function=None, metadata={"hnsw:space": "cosine"}),
-            )
+            mine = "" if folder else uuid.uuid4().hex
+            # one for each kind: the graph is walked from neighbour to neighbour, and a filter would end walks early
+            self._vectors = {
+                kind: client.get_or_create_collection(
+                    f"{kind}s{mine}", embedding_function=None, metadata={"hnsw:space": "cosine"}
+                )
+                for kind in KINDS
+            }
+            self._folder = folder
 
     def refresh(self) -> None:
         """Take in what the ledger has gained."""
@@ -136,27 +142,28 @@ class Index:
     def _read(self, end: Place) -> None:
         ledger, mark = self._ledger, self._mark
         teaching = [v.turn for v in ledger.since(Verdict, mark) if v.kind in TEACHING]
-        words = {t.id: (t.user, "turn") for t in ledger.some(Turn, teaching)}
-        words |= {m.id: (m.text, "memory") for m in ledger.since(Memory, mark)}  # several states of one: the last
-        new = [(i, text, kind) for i, (text, kind) in words.items() if text.strip()]
-        for i in range(0, len(new), 1000):
-            ids, texts, kinds = zip(*new[i : i + 1000], strict=True)
-            with _blank_memory():
-                self._vectors.upsert(
-                    ids=list(ids), embeddings=[embed(t) for t in texts], metadatas=[{"kind": k} for k in kinds]
-                )
+        words: dict[Kind, dict[str, str]] = {
+            "turn": {t.id: t.user for t in ledger.some(Turn, teaching)},
+            "memory": {m.id: m.text for m in ledger.since(Memory, mark)},  # several states of one: the last
+        }
+        for kind, said in words.items():
+            new = [(i, text) for i, text in said.items() if text.strip()]
+            for i in range(0, len(new), 1000):
+                ids, texts = zip(*new[i : i + 1000], strict=True)
+                with _blank_memory():
+                    self._vectors[kind].upsert(ids=list(ids), embeddings=[embed(t) for t in texts])
         self._mark = end
-        if self._folder and (new or mark == START):
+        if self._folder and (any(words.values()) or mark == START):
             (self._folder / MARK).write_text(json.dumps(end), "utf-8")
 
-    def near(self, text: str, kind: Literal["memory", "turn"], limit: int, least: float = 0.0) -> list[Near]:
+    def near(self, text: str, kind: Kind, limit: int, least: float = 0.0) -> list[Near]:
         """``(id, text, cosine similarity)`` of the nearest words of a kind, best first."""
         if not text.strip():
             return []
         with self._alone:
             self.refresh()
             with _blank_memory():
-                found = self._vectors.query(query_embeddings=[embed(text)], n_results=limit, where={"kind": kind})
+                found = self._vectors[kind].query(query_embeddings=[embed(text)], n_results=limit)
         scores = {i: 1 - x for i, x in zip(found["ids"][0], (found["distances"] or [[]])[0], strict=True)}
         ids = list(scores)
         words = (

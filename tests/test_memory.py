@@ -153,7 +153,7 @@ def test_an_index_is_read_on_from_its_mark_and_holds_no_words(ledger: Ledger, ba
 @pytest.mark.parametrize("spoiled", ["", "[3", '[7, "abc"]', '[999999, "abc"]', "[1]"])
 def test_a_mark_that_does_not_fit_the_ledger_is_not_believed(ledger: Ledger, bag_path: Path, spoiled: str) -> None:
     elsewhere(open_and_ask, bag_path, "my dog")
-    (mark,) = (bag_path / "index").glob("*/mark.json")
+    (mark,) = (bag_path / "index").glob("*/read.json")
     mark.write_text(spoiled, "utf-8")
     assert len(Index(ledger, bag_path / "index").near("my dog", "memory", 40, least=-1)) == len(FACTS)
     assert not mark.exists()
