@@ -2,7 +2,8 @@
 
 A proposal is filed as the product files it; each way trains an adapter on its rows, and every adapter sits the
 product's own exam. Beside it, as a yardstick, TRL's on-policy SDFT (Shenfeld et al. 2026, arXiv 2601.19897),
-which trains on text of the student's own that nobody approved.
+which trains on text of the student's own that nobody approved: with TRL's default divergence (JSD) and
+with forward KL.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ WAYS: dict[str, tuple[Json, bool]] = {
     "the same, 256, focus": ({"margin": 0.0}, True),
     "the same, 256, focus and margin (default)": ({}, True),
     # it answers every row itself each time: half of the others' passes is all that fits into the hours
-    "SDFT (TRL), on-policy, three epochs": ({"method": "sdft", "epochs": 3}, True),
+    "SDFT (TRL), on-policy, JSD (its default)": ({"method": "sdft", "epochs": 3, "divergence": 0.5}, True),
+    "SDFT (TRL), on-policy, forward KL": ({"method": "sdft", "epochs": 3, "divergence": 0.0}, True),
 }
 
 
@@ -113,6 +115,7 @@ def on_policy(bag: Bag, examples: Sequence[Example], config: Json, weights: Path
             per_device_train_batch_size=config["batch_size"], num_generations=1,
             lr_scheduler_type="linear", warmup_steps=config["warmup"],
             max_prompt_length=None, max_completion_length=120, distillation_mode="full_logits",
+            distillation_alpha=config["divergence"],
         ),
         train_dataset=Dataset.from_list(rows),
         processing_class=AutoTokenizer.from_pretrained(weights, padding_side="left"),
