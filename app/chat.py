@@ -76,7 +76,8 @@ def _shown(said: dict[str, Any]) -> None:
         print(f"  · {call['name']}: {show.visible(str(shown))}{failed}")
 
 
-def _help() -> None:
+def _help(talk: Conversation) -> None:
+    looking_back = [("/ruminate", say("look back on what was said"))] if talk.mode == "growth" else []
     for command, what in (
         ("/again", say("hear another reply")),
         ("/better TEXT", say("say how it should have answered")),
@@ -84,7 +85,7 @@ def _help() -> None:
         ("/mask add RULE", say("add a rule")),
         ("/mask drop N", say("drop a rule by its number")),
         ("/self", say("who speaks now")),
-        ("/ruminate", say("look back on what was said")),
+        *looking_back,
         ("/proposals [ID]", say("what I want to become")),
         ("/sandbox", say("talk with no trace")),
         ("/growth", say("talk and be remembered")),
@@ -101,7 +102,7 @@ def _command(habitus: Habitus, talk: Conversation, text: str) -> Conversation | 
     rest = rest.strip()
     match name:
         case "help" | "?":
-            _help()
+            _help(talk)
         case "quit" | "exit" | "q":
             return None
         case "mask":

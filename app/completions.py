@@ -70,6 +70,15 @@ class Door:
         """Who can be talked with."""
         return [GROWTH, SANDBOX, *(s.id for s in self._habitus.bag.ledger.all(Self))]
 
+    def known(self, name: str) -> None:
+        """Make sure that ``name`` can be talked with.
+
+        Raises:
+            NotFoundError: it cannot.
+        """
+        if name not in self.models():
+            raise NotFoundError("There is no model {name!r}.", "GET /v1/models lists them.", name=name)
+
     def opened(self, asked: Asked, said: Parted, headers: Headers) -> tuple[Conversation, str]:
         """The conversation that is meant, and the turn in which another reply is wanted."""
         habitus = self._habitus
@@ -78,7 +87,8 @@ class Door:
             return Conversation(habitus, place.thread or new_thread(), "growth"), place.again
         if asked.model == SANDBOX:
             return Conversation(habitus, new_thread(), "sandbox"), ""
-        return Conversation(habitus, new_thread(), "sandbox", habitus.bag.selves.get(asked.model).id), ""
+        self.known(asked.model)
+        return Conversation(habitus, new_thread(), "sandbox", asked.model), ""
 
     def begin(self, asked: Asked, headers: Headers) -> Begun:
         """What is to be said, to whom. Having the reply takes as long as the model does.
@@ -88,6 +98,12 @@ class Door:
         """
         if (asked.n or 1) != 1:
             raise UsageError("One reply at a time: n is {n}.", "Ask again for another.", n=asked.n)
+        if (form := (asked.response_format or {}).get("type", "text")) != "text":
+            raise UsageError(
+                "A reply cannot be held to the form {form!r}.",
+                "Ask for it in words, or have a tool called: its arguments keep to its schema.",
+                form=form,
+            )
         said = parted(asked.messages)
         if said.pictures and not self._habitus.bag.body.sees:
             raise UsageError("This model cannot look at pictures.", "Say it in words.")
@@ -112,7 +128,7 @@ class Door:
         conversation, again = self.opened(asked, said, headers)
 
         def reply(show: Callable[[str], None] | None) -> State:
-            if not again or said.exchange:
+            if not again or said.exchange or brought.history is None:  # who resends nothing may say the same anew
                 return conversation.answer(said.user, show, brought)
             last = self._habitus.bag.ledger.get(Turn, again)
             heed = (lambda _: show("")) if show else None  # not piece by piece: what says the same is drawn again
@@ -210,8 +226,7 @@ def routes(door: Door) -> APIRouter:
     @router.get("/models/{name}")
     def model(name: str) -> Json:
         """One of them."""
-        if name not in door.models():
-            raise NotFoundError("There is no model {name!r}.", "GET /v1/models lists them.", name=name)
+        door.known(name)
         return _model(name, born)
 
     @router.post("/chat/completions", response_model=None)

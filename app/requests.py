@@ -140,6 +140,7 @@ class Asked(BaseModel):
     logit_bias: dict[str, float] | None = None
     tools: list[ClientTool] | None = None
     tool_choice: str | ToolChoice | None = None
+    response_format: Json | None = None
 
     def sampling(self) -> Json:
         """The values it sets, checked as those of habitus.toml are."""
@@ -185,14 +186,21 @@ def parted(messages: list[Said]) -> Parted:
         or (after and after[-1].role != "tool")
     ):
         raise UsageError("There is nothing to answer.", "The last message is the user's, or what a tool answered.")
+    system = [m.text for m in messages if m.role in ("system", "developer")]
     history: list[tuple[str, str]] = []
     user: list[str] = []
     for m in spoken[:last]:
         if m.role == "user":
             user.append(m.text)
-        elif m.role == "assistant" and m.text and user:
+        elif m.role == "tool" or m.tool_calls or not m.text:  # on the way to a reply
+            continue
+        elif user:
             history.append(("\n".join(user), m.text))
             user = []
+        elif history:
+            history[-1] = (history[-1][0], f"{history[-1][1]}\n{m.text}")
+        else:  # a greeting, which answers nobody
+            system.append(m.text)
     exchange: list[BaseMessage] = []
     names: dict[str, str] = {}
     for m in after:
@@ -204,7 +212,7 @@ def parted(messages: list[Said]) -> Parted:
             ref = m.tool_call_id or ""
             exchange.append(ToolMessage(m.text, tool_call_id=ref, name=names.get(ref) or m.name or ""))
     return Parted(
-        system="\n\n".join(m.text for m in messages if m.role in ("system", "developer")),
+        system="\n\n".join(system),
         history=tuple(history),
         user="\n".join([*user, spoken[last].text]),
         pictures=spoken[last].pictures,

@@ -132,7 +132,8 @@ def serve(habitus: Habitus, host: str, port: int, key: str, tell: Tell) -> None:
     bag.body.count("")
     bag.selves.current()
     bag.index.near("x", "memory", 1)
-    tell("listening", {"url": f"http://{host}:{port}"})
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    tell("listening", {"url": url, "docs": "" if key else f"{url}/docs"})  # a browser would send no key
     uvicorn.run(
         build(habitus, key), host=host, port=port, log_level="warning", access_log=False, timeout_graceful_shutdown=5
     )

@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 from agent import notice
 from agent.errors import ConflictError, ModelError, UsageError
 from agent.models.base import locate
+from agent.phrase import Phrase
 
 if TYPE_CHECKING:
     from agent.models.vllm import Server
@@ -42,8 +43,12 @@ Tell = Callable[[str, dict[str, Any]], None]
 
 
 def found(home: Path, settings: Settings) -> Server | None:
-    """The server that speaks for this bag: the one the settings name, else the one ``serve-model`` runs."""
-    from agent.models.vllm import Server
+    """The server that speaks for this bag: the one the settings name, else the one ``serve-model`` runs.
+
+    Raises:
+        ModelError: that one runs for another model. One of the same template could not be told apart by asking it.
+    """
+    from agent.models.vllm import Server, foreign
 
     table = settings.serving
     if table.url:
@@ -53,7 +58,15 @@ def found(home: Path, settings: Settings) -> Server | None:
     if (said := notice.read(home / FILE)) is None:
         return None
     told = json.loads(said)
+    if told["model"] != _model(settings):
+        raise foreign(told["url"], settings.model.name, Phrase("it serves {model}", model=told["model"]))
     return Server(told["url"], told["key"], told["rank"], told["sleep"], told["still"])
+
+
+def _model(settings: Settings) -> str:
+    """The model's folder, from wherever it is looked at; else its hub id."""
+    where = locate(settings.model.name)
+    return str(Path(where).resolve()) if Path(where).is_dir() else where
 
 
 def command(settings: Settings, port: int) -> tuple[list[str], dict[str, str]]:
@@ -146,8 +159,8 @@ def serve(home: Path, settings: Settings, port: int, tell: Tell) -> None:
             "Leave it empty to have one started.",
             url=settings.serving.url,
         )
-    if there := found(home, settings):
-        raise ConflictError("A model server runs for this bag at {url}.", "Stop it first.", url=there.url)
+    if said := notice.read(home / FILE):
+        raise ConflictError("A model server runs for this bag at {url}.", "Stop it first.", url=json.loads(said)["url"])
     unused("127.0.0.1", port)
     line, needs = command(settings, port)
     home.mkdir(parents=True, exist_ok=True)
@@ -158,6 +171,7 @@ def serve(home: Path, settings: Settings, port: int, tell: Tell) -> None:
     told = {
         "url": url,
         "key": key,
+        "model": _model(settings),
         "pid": os.getpid(),
         "rank": settings.serving.rank,
         "sleep": _depth(settings),

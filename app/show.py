@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import sys
 import unicodedata
-from typing import Any
+from datetime import datetime
+from typing import Any, get_args
 
 from app.words import padded, recorded, say
 
@@ -20,7 +23,10 @@ _MARK = {
 }
 
 
-_BLANK = frozenset("\u115f\u1160\u2800\u3164\uffa0\u034f")  # letters and marks that look like nothing
+# Letters and marks that look like nothing: U+2800, and of Unicode's Default_Ignorable_Code_Point what is not Cf.
+_BLANK = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u2800\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufff8\U000e0000-\U000e0fff]"
+)
 
 
 def visible(text: str) -> str:
@@ -28,15 +34,15 @@ def visible(text: str) -> str:
 
     def shown(c: str) -> str:
         kind = unicodedata.category(c)
-        hidden = (
-            kind in ("Cf", "Cc", "Co", "Cs", "Zl", "Zp")
-            or c in _BLANK
-            or "\ufe00" <= c <= "\ufe0f"
-            or (kind == "Zs" and c != " ")
-        )
+        hidden = kind in ("Cf", "Cc", "Co", "Cs", "Zl", "Zp") or _BLANK.match(c) or (kind == "Zs" and c != " ")
         return " ⏎ " if c == "\n" else f"⟨U+{ord(c):04X}⟩" if hidden else c
 
     return "".join(map(shown, text))
+
+
+def _local(at: str) -> str:
+    """When it was by the person's clock; the ledger keeps UTC. What is not recorded yet has no time."""
+    return datetime.fromisoformat(at).astimezone().isoformat()[:19] if at else ""
 
 
 def progress(what: str, details: Json) -> None:
@@ -134,7 +140,7 @@ def proposal(p: Json) -> None:
         origin = ""
         if t["source"] != "user":
             origin = "   " + say("! from {source}, not your own words", source=say(t["source"]))
-        _field(say("evidence"), f"{t['turn_id']} ({t['at'][:10]}) {visible(t['user'])}{origin}")
+        _field(say("evidence"), f"{t['turn_id']} ({_local(t['at'])[:10]}) {visible(t['user'])}{origin}")
     for text in p["risks"]:
         _field(say("risk"), visible(recorded(text)))
     for h in p["conflicts"]:
@@ -209,8 +215,9 @@ def learned(rows: list[Json]) -> None:
     if not rows:
         print(say("Nothing is approved, so nothing was learned."))
     for r in rows:
-        if r.get("replaced_by"):
-            print(say("{ref} no longer fits the weights of now; {fresh} takes its place and waits for you.",
+        if "replaced_by" in r:
+            print(say("{ref} no longer fits the weights of now; {fresh} takes its place and waits for you."
+                      if r["replaced_by"] else "{ref} no longer fits the weights of now, and nothing takes its place.",
                       ref=r["proposal"], fresh=r["replaced_by"]))  # fmt: skip
             continue
         if r["promoted"]:
@@ -232,7 +239,7 @@ def slept(r: Json) -> None:
 
 def self_(who: Json) -> None:
     """Who speaks."""
-    made = {"base": who["base"][:12], "cause": recorded(who["cause"]), "at": who["at"][:19]}
+    made = {"base": who["base"][:12], "cause": recorded(who["cause"]), "at": _local(who["at"])}
     print(say("{name}  (base {base}, {cause}, {at})", name=who["name"], **made))
     for part in who["parts"]:
         worn = {"adapter": part["adapter"], "weight": part["weight"], "stage": say(part["stage"])}
@@ -248,7 +255,7 @@ def self_log(rows: list[Json]) -> None:
     """How it came to be."""
     for r in rows:
         held = say("habits {habits}   rules {rules}", habits=", ".join(r["habits"]) or "–", rules=len(r["rules"]))
-        print(f"{r['at'][:19]}  {r['name']}  {padded(recorded(r['cause']), 22)} {held}")
+        print(f"{_local(r['at'])}  {r['name']}  {padded(recorded(r['cause']), 22)} {held}")
 
 
 def forgotten(r: Json) -> None:
@@ -296,7 +303,7 @@ def why(r: Json) -> None:
     print("\n" + say("Its road:"))
     for step in r["road"]:
         told = say("turns {turns}, kept {kept}", turns=", ".join(step["evidence"]) or "–", kept=step["kept"])
-        print(f"  {step['at'][:19]}  {padded(say(step['stage']), 9)} {told}  {visible(recorded(step['reason']))}")
+        print(f"  {_local(step['at'])}  {padded(say(step['stage']), 9)} {told}  {visible(recorded(step['reason']))}")
     print("\n" + say("The words it rests on:"))
     for t in r["evidence"]:
         judged = (
@@ -304,7 +311,7 @@ def why(r: Json) -> None:
             if t["verdict"]
             else ""
         )
-        print(f"  {t['turn_id']:<5} {t['at'][:10]}  {visible(t['user']) or say('(erased)')}{judged}")
+        print(f"  {t['turn_id']:<5} {_local(t['at'])[:10]}  {visible(t['user']) or say('(erased)')}{judged}")
     for p in r["proposals"]:
         rows = {"examples": p["examples"], "turns": len(p["from_turns"]), "gone": p["tombstones"]}
         print(
@@ -313,10 +320,10 @@ def why(r: Json) -> None:
         )
         print(f"  {visible(recorded(p['rationale']))}")
         for d in p["decisions"]:
-            print(f"  {d['at'][:19]}  {say(d['verdict'])}  {visible(recorded(d['note']))}")
+            print(f"  {_local(d['at'])}  {say(d['verdict'])}  {visible(recorded(d['note']))}")
         for run in p["runs"]:
             print(
-                f"  {run['at'][:19]}  {run['id']}  {run['adapter'] or visible(recorded(run['failure']))}  {run['seconds']:.0f} s"
+                f"  {_local(run['at'])}  {run['id']}  {run['adapter'] or visible(recorded(run['failure']))}  {run['seconds']:.0f} s"
             )
         if p["gate"]:
             print("  " + ", ".join(f"{recorded(name)} {share:.0%}" for name, share in p["gate"].items()))
@@ -348,13 +355,17 @@ def rebuilt(r: Json) -> None:
 
 def exported(r: Json) -> None:
     """Where the weights went, how near they are, and what takes them from there."""
+    from agent.settings import ServingTable
+
     for e in r["exported"]:
         how = say("exact") if not e["error"] else say("{error:.2%} of the change is lost", error=e["error"])
         print(f"✓ {e['path']}: " + say("rank {rank}", rank=e["rank"]) + f", {how}")
-    served = " ".join(f"{e['language']}={e['path']}" for e in r["exported"])
+    served = [f"{e['language']}={e['path']}" for e in r["exported"]]
     most = max(e["rank"] for e in r["exported"])
-    command = f"vllm serve {r['base']} --enable-lora --max-lora-rank {most} --lora-modules {served}"
-    print(say("Its mask is not in it. To serve it:"), command, sep="\n  ")
+    allowed = get_args(ServingTable.model_fields["rank"].annotation)  # vLLM takes no other
+    rank = min((n for n in allowed if n >= most), default=most)
+    words = ["vllm", "serve", r["base"], "--enable-lora", "--max-lora-rank", str(rank), "--lora-modules", *served]
+    print(say("Its mask is not in it. To serve it:"), shlex.join(words), sep="\n  ")
 
 
 def _one_line(value: Any) -> str:
@@ -397,8 +408,6 @@ def lid(r: Json) -> None:
 
 def command(found: Json) -> None:
     """A command line as a shell takes it."""
-    import shlex
-
     settings = [f"{k}={shlex.quote(v)}" for k, v in found["environment"].items()]
     print(" ".join([*settings, *map(shlex.quote, found["command"])]))
 
@@ -417,7 +426,16 @@ def serving(found: Json) -> None:
                 flush=True,
             )
         case "listening":
-            print(say("listening at {url}/v1; docs at {url}/docs. Ctrl-C ends it.", url=found["url"]), flush=True)
+            print(
+                say(
+                    "listening at {url}/v1; docs at {docs}. Ctrl-C ends it."
+                    if found["docs"]
+                    else "listening at {url}/v1. Ctrl-C ends it.",
+                    url=found["url"],
+                    docs=found["docs"],
+                ),
+                flush=True,
+            )
         case "died":
             print(
                 say("it ended by itself (code {code}); its last words are in {log}", **found),

@@ -24,6 +24,7 @@ from agent.errors import ConflictError, HabitusError, UsageError
 from agent.records import Turn
 from app.conversation import Brought, Conversation, new_thread
 from app.server import Threshold
+from app.show import visible
 from app.threads import Threads
 from app.wiring import untraced
 
@@ -156,8 +157,18 @@ def _dropped(answer: Json) -> list[int]:
         raise UsageError("Which examples to drop? {given!r} are no numbers.", given=str(numbers)) from error
 
 
+def _seen(node: Any) -> Any:
+    """``node`` with what cannot be seen in its texts spelled out, as at the terminal."""
+    if isinstance(node, dict):
+        return {k: _seen(v) for k, v in node.items()}
+    if isinstance(node, list | tuple):
+        return [_seen(v) for v in node]
+    return visible(node) if isinstance(node, str) else node
+
+
 def _request(proposal: Json) -> Json:
     """A proposal as clients of LangGraph show it."""
+    proposal = _seen(proposal)
     kept = ("id", "digest", "kind", "habit", "rule", "quote", "scope", "method", "risks", "conflicts")
     rows = [f"{i}. {e['prompt']} → {e['completion']}" for i, e in enumerate(proposal["examples"], 1)]
     description = "\n\n".join([str(proposal["rationale"]), f"> {proposal['quote']}", "\n".join(rows)])

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from langchain_core.messages import HumanMessage, SystemMessage
 
+from agent.models.base import Base
 from agent.models.embedded import EmbeddedBody, Turns
+from agent.models.sampling import Sampler
 from agent.models.vllm import VllmBody
 from agent.ports import BASE, Prompt, Voice
 from agent.settings import GREEDY, ModelTable, Sampling
@@ -41,7 +46,7 @@ def test_streaming_gives_what_the_batch_gives(body: Either) -> None:
         said("en", "hello"),
         said("ko", "오늘 너무 힘들었어", "모든 대답 끝에 '꾸벅'을 붙여 줘."),
     ]
-    streamed = ["".join(body.stream(p, BASE, GREEDY)).strip() for p in prompts]
+    streamed = ["".join(body.stream(p, BASE, GREEDY)).lstrip() for p in prompts]
     assert streamed == body.answers(prompts, BASE)
     assert len(list(body.stream(prompts[0], BASE, GREEDY))) > 1, "it came piece by piece"
 
@@ -52,6 +57,50 @@ def test_a_required_tool_call_is_always_legal(body: Either) -> None:
     call = model.invoke([SystemMessage("…"), HumanMessage("1 + 1 = ?")]).tool_calls[0]
     assert call["name"] == "remember"
     assert call["args"]["text"] in "우리 강아지 이름은 초코야"
+
+
+Drawn = Callable[[str], Either]
+
+
+@pytest.fixture(params=["embedded", "vllm"])
+def drawing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Drawn:
+    """A body that freely says a given text, token by token; what a server would say stands in for one."""
+
+    def embedded(text: str) -> Either:
+        own = EmbeddedBody(ModelTable())
+        script = [*own.tok(text, add_special_tokens=False)["input_ids"], own.tok.eos_token_id]
+        monkeypatch.setattr(Sampler, "draw", lambda self, scores, context, reply: script[len(reply)])
+        return own
+
+    def vllm(text: str) -> Either:
+        own = VllmBody.__new__(VllmBody)
+        Base.__init__(own, ModelTable())
+
+        def said(prompt: Prompt, voice: Voice, how: dict[str, Any]) -> Iterator[str]:
+            yield from LEGAL if "structured_outputs" in how["extra_body"] else text.removeprefix("<|python_tag|>")
+            return (1, 1)
+
+        monkeypatch.setattr(own, "_said", said)
+        return own
+
+    return embedded if request.param == "embedded" else vllm
+
+
+LEGAL = '{"name": "recall", "parameters": {"query": "x"}}'
+
+
+@pytest.mark.parametrize("text", ['{"title": "비 오는 날"}', '{"name": "Kim", "age": 3}', '{"name": "re', "{"])
+def test_a_free_reply_in_other_json_than_a_call_is_said_as_it_is(drawing: Drawn, text: str) -> None:
+    assert "".join(drawing(text).stream(said("ko", "안녕", tools=True), BASE, GREEDY)) == text
+
+
+@pytest.mark.parametrize("before", ["", "<|python_tag|>", "\n"])
+@pytest.mark.parametrize("text", ['{"name": "recall", "parameters": oops', '{"name": "nobody", "parameters": {}}'])
+def test_a_free_reply_that_turns_out_a_call_is_asked_for_again_and_legal(
+    drawing: Drawn, before: str, text: str
+) -> None:
+    found = "".join(drawing(before + text).stream(said("ko", "안녕", tools=True), BASE, GREEDY))
+    assert json.loads(found)["name"] in {t["function"]["name"] for t in TOOLS}
 
 
 def test_tool_choice_by_name_and_none(body: Either) -> None:
@@ -106,7 +155,7 @@ def test_a_voice_first_worn_in_a_batch_can_stream_after_the_base_has_spoken(body
     prompt, voice = said("ko", "안녕"), Voice(((adapters[0], 1.0),))
     (batch,) = fresh.answers([prompt], voice, 20)
     fresh.answers([prompt], BASE, 20)
-    assert "".join(fresh.stream(prompt, voice, GREEDY.model_copy(update={"max_tokens": 20}))).strip() == batch
+    assert "".join(fresh.stream(prompt, voice, GREEDY.model_copy(update={"max_tokens": 20}))).lstrip() == batch
 
 
 def test_agreement_is_whole_with_its_own_greedy_reply(body: Either) -> None:
@@ -160,3 +209,12 @@ def test_a_reply_says_how_many_tokens_it_took_and_its_first_is_the_likeliest(bod
     first = body.next(prompt, BASE)
     assert text.startswith(body.tok.decode([int(first.argmax())]))
     assert float(first.exp().sum()) == pytest.approx(1, abs=1e-3)
+
+
+def test_an_answer_that_is_cut_behind_a_space_has_every_token_it_was_allowed(body: Either) -> None:
+    prompt = said("en", "hello")
+    (whole,) = body.answers([prompt], BASE)
+    most = body.count(whole[: whole.index(" ") + 1])
+    (cut,) = body.answers([prompt], BASE, most)
+    assert cut.endswith(" ")
+    assert body.count(cut) == most

@@ -1,10 +1,19 @@
-"""Llama-3 tool calls, read out of a reply's text."""
+"""Llama-3 tool calls, read out of a reply's text and written into a prompt."""
 
 from __future__ import annotations
 
-import pytest
+import json
+from pathlib import Path
+from typing import Any
 
-from agent.models.calls import looks_like_call, parse
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage
+
+from agent.models.base import Base
+from agent.models.calls import calling, looks_like_call, parse
+from agent.models.chat import to_message
+from agent.ports import Prompt
+from agent.settings import ModelTable
 
 RECALL = '{"name": "recall", "parameters": {"query": "고양이"}}'
 ABSTAIN = '{"name": "abstain", "parameters": {"reason": "say \\"hi\\"; {no}"}}'
@@ -66,3 +75,56 @@ def test_what_is_good_survives_what_is_bad_before_it() -> None:
 def test_a_reply_nested_too_deep_to_read_is_bad() -> None:
     deep = '{"name": "recall", "parameters": {"query": ' + "[" * 5000
     assert parse(deep) == ("", [], [deep])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        RECALL,
+        f"<|python_tag|>{RECALL}",
+        '\n{"name" :"recall","parameters":{',
+        '{"name": "nobody_offered_it", "parameters": ',
+        '{"name": "recall", "arguments": {}}',
+        '{"type": "function", "name": "recall"',
+    ],
+)
+def test_what_has_the_form_of_a_call_is_one_as_soon_as_that_shows(text: str) -> None:
+    assert calling(text) is True
+
+
+def test_until_its_form_shows_a_reply_may_become_either() -> None:
+    found = [calling(RECALL[:i]) for i in range(len(RECALL))]
+    shows = len('{"name": "recall", "parameters":')
+    assert found == [None] * shows + [True] * (len(RECALL) - shows)
+
+
+@pytest.mark.parametrize(
+    "text", ["안녕", '{"title": "비"}', '{"name": "Kim", "age": 3}', '{"name": "", "x', "[{", '{"names', "{}", "1 {"]
+)
+def test_other_json_is_words(text: str) -> None:
+    assert calling(text) is False
+
+
+LLAMA = """{% for m in messages %}{% for c in m.tool_calls or [] %}
+{"name": "{{ c.function.name }}", "parameters": {{ c.function.arguments | tojson }}}{% endfor %}{% endfor %}"""
+ARGUMENTS: list[dict[str, Any]] = [
+    {"text": "a\"b'<x> & y\n\\ 한국어 😀"},
+    {"at": [0.1, 1e22, -0.0, 12], "deep": {"on": True, "off": None}},
+    {},
+]
+
+
+def made(arguments: dict[str, Any]) -> Prompt:
+    call = AIMessage("", tool_calls=[{"id": "c", "name": "remember", "args": arguments}])
+    return Prompt((to_message(HumanMessage("안녕")), to_message(call)))
+
+
+@pytest.mark.parametrize("arguments", ARGUMENTS, ids=str)
+def test_an_earlier_call_is_written_as_the_template_means_it(tmp_path: Path, arguments: dict[str, Any]) -> None:
+    """Templates of Llamas write the arguments as JSON: what is JSON in a string already would be quoted twice."""
+    file = tmp_path / "llama.jinja"
+    file.write_text(LLAMA, "utf-8")
+    written = Base(ModelTable(template=str(file))).text_of(made(arguments))
+    assert parse(written) == ("", [{"name": "remember", "args": arguments}], [])
+    plain = json.dumps(arguments, ensure_ascii=False)
+    assert f'\n\n{{"name": "remember", "parameters": {plain}}}<|eot_id|>' in Base(ModelTable()).text_of(made(arguments))

@@ -307,6 +307,17 @@ def test_a_chat_that_is_broken_off_says_what_became_of_it(
     assert said in capsys.readouterr().out
 
 
+def test_in_the_sandbox_the_help_lists_nothing_that_is_not_there(
+    bag_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    being = scripted(bag_path, lambda prompt: "네.")
+    for mode, there in (("growth", True), ("sandbox", False)):
+        with create_pipe_input() as keys, create_app_session(keys, DummyOutput()):
+            keys.send_text("/help\r\x04")
+            converse(being, being.talk(mode=mode))  # type: ignore[arg-type]
+        assert ("/ruminate" in capsys.readouterr().out) is there
+
+
 # -- where the output goes ---------------------------------------------------------------------
 
 

@@ -44,3 +44,11 @@ def test_the_readme_names_every_table_of_settings() -> None:
 def test_no_figure_is_left_open() -> None:
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "seedling" / "README.md"]
     assert [p.name for p in pages if "TODO" in p.read_text("utf-8")] == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "README.ko.md"])
+def test_what_a_scheduler_runs_names_its_bag(page: str) -> None:
+    """Neither cron nor systemd has the environment of a shell."""
+    lines = [x for x in (ROOT / page).read_text("utf-8").splitlines() if re.search("^(30 4|ExecStart=)", x)]
+    assert len(lines) == 2
+    assert all(re.search(r"habitus --home \S+ sleep", x) for x in lines)

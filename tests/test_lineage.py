@@ -148,7 +148,7 @@ def test_both_can_be_read_in_korean(
     show.proposal(being.proposal("p1"))
     print(markdown(being.report("p1")))
     read = capsys.readouterr().out
-    for piece in ("지시", "되풀이", "몸에 뱀", "잊음", "승인", "거절", "미리 받아 둔 허락에 따라: k1"):
+    for piece in ("지시", "되풀이", "익힘", "잊음", "승인", "거절", "미리 받아 둔 허락에 따라: k1"):
         assert piece in read
     assert read.count("사람이 잊어 달라고 했어요.") == 3
     for piece in ("told", "essence", "released", "approve", "veto"):

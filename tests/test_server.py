@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,15 @@ import pytest
 import uvicorn
 
 from agent import notice
-from agent.errors import ConflictError, UsageError
-from agent.models.base import Base
+from agent.errors import ConflictError, LostAdapterError, ModelError, UsageError
+from agent.models.base import SEEDLING, Base
+from agent.models.vllm import Server, VllmBody
 from agent.ports import Prompt
 from agent.records import Memory, Turn
 from agent.settings import ModelTable, Settings
 from app import serving
 from app.habitus import Habitus
+from app.requests import Said, parted
 from app.server import build, serve
 from app.serving import found
 from tests.being import ROOT, scripted
@@ -135,7 +138,7 @@ def test_who_can_be_talked_with(spoken: Make) -> None:
     door = spoken(lambda prompt: "네.")
     door.say("안녕")
     assert [m.id for m in door.client.models.list()] == ["habitus", "habitus-sandbox", "self-0001"]
-    with pytest.raises(openai.NotFoundError):
+    with pytest.raises(openai.NotFoundError, match=r"There is no model 'gpt-4'\. GET /v1/models lists them\."):
         door.say("안녕", model="gpt-4")
 
 
@@ -211,6 +214,43 @@ def test_a_thread_can_be_named(spoken: Make) -> None:
     for text in ("하나", "하나"):
         door.say(text, extra_headers={"x-habitus-thread": "mine"})
     assert {t.thread for t in door.turns} == {"mine"}
+
+
+def test_the_same_said_again_in_a_named_thread_another_day_is_another_turn(spoken: Make) -> None:
+    door = spoken(counted())
+    for _ in range(3):
+        door.say("좋은 아침", extra_headers={"x-habitus-thread": "mine"})
+    turns = sorted(door.turns, key=lambda t: t.id)
+    assert [(t.user, t.reply) for t in turns] == [("좋은 아침", f"답 {n}") for n in (1, 2, 3)]
+    door.say("좋은 아침", "답 1", "좋은 아침", "답 2", "좋은 아침", extra_headers={"x-habitus-thread": "mine"})
+    assert [t.reply for t in door.being.bag.ledger.history(Turn, "t3")] == ["답 3", "답 4"], "resent: another is wanted"
+
+
+CALL: Any = {"id": "c", "function": {"name": "weather", "arguments": "{}"}}
+
+
+@pytest.mark.parametrize(
+    ("said", "history", "system"),
+    [
+        ("user: 날씨? | call: 잠깐만요. | tool: 맑음 | assistant: 맑아요. | user: 응", [("날씨?", "맑아요.")], ""),
+        ("system: 해적 | assistant: 어서 와. | user: 안녕", [], "해적\n\n어서 와."),
+        ("user: 가 | assistant: 나 | assistant: 다 | user: 라", [("가", "나\n다")], ""),
+    ],
+)
+def test_of_a_resent_history_each_word_keeps_its_place(said: str, history: list[tuple[str, str]], system: str) -> None:
+    messages = []
+    for role, text in (m.split(": ") for m in said.split(" | ")):
+        calls = {"tool_calls": [CALL]} if role == "call" else {}
+        messages.append(Said.model_validate({"role": "assistant" if calls else role, "content": text, **calls}))
+    found = parted(messages)
+    assert (list(found.history), found.system) == (history, system)
+    assert found.user == messages[-1].content
+
+
+def test_a_reply_in_json_that_calls_no_tool_is_a_reply(spoken: Make) -> None:
+    door = spoken(lambda prompt: '{"title": "비 오는 날"}')
+    assert door.say("제목을 JSON으로 지어 줘") == '{"title": "비 오는 날"}'
+    assert len(door.prompts) == 1, "it was not asked again"
 
 
 def test_what_a_client_calls_a_chat_is_not_taken_for_the_chat_itself(spoken: Make) -> None:
@@ -437,6 +477,7 @@ def test_its_own_tools_stay_inside(spoken: Make) -> None:
         ({"temperature": 9}, "temperature"),
         ({"logit_bias": {"rain": math.nan}}, "logit_bias.rain"),
         ({"n": 3}, "n is 3"),
+        ({"response_format": {"type": "json_object"}}, "'json_object'"),
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "assistant", "content": "네."}]}, "nothing to answer"),
         ({"messages": [{"role": "user", "content": " "}]}, "nothing to answer"),
@@ -470,6 +511,7 @@ def test_what_openai_allows_is_taken(spoken: Make) -> None:
         {"role": "tool", "content": "맑음", "tool_call_id": None},
     ]
     body = {"model": "habitus", "messages": messages, "stream": None, "stream_options": {"include_usage": None}}
+    body |= {"response_format": {"type": "text"}}
     answer = httpx.post(
         f"{door.url}/v1/chat/completions", content=json.dumps(body), headers={"content-type": "application/json"}
     )
@@ -599,6 +641,24 @@ def test_without_a_key_only_this_machine_is_answered(spoken: Make) -> None:
         serve(door.being, "0.0.0.0", 0, "", lambda *_: None)
 
 
+@pytest.mark.parametrize(
+    ("host", "key", "told"),
+    [
+        ("127.0.0.1", "", {"url": "http://127.0.0.1:8000", "docs": "http://127.0.0.1:8000/docs"}),
+        ("::1", "", {"url": "http://[::1]:8000", "docs": "http://[::1]:8000/docs"}),
+        ("127.0.0.1", "k", {"url": "http://127.0.0.1:8000", "docs": ""}),  # a browser would send no key
+    ],
+)
+def test_it_says_where_it_listens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str, key: str, told: dict[str, str]
+) -> None:
+    said: list[Any] = []
+    monkeypatch.setattr(uvicorn, "run", lambda *_, **__: None)
+    monkeypatch.setattr("app.server.unused", lambda *_: None)
+    serve(scripted(tmp_path / "bag", lambda prompt: "네."), host, 8000, key, lambda *what: said.append(what))
+    assert said == [("listening", told)]
+
+
 def test_a_port_that_is_taken_is_said(spoken: Make) -> None:
     door = spoken(lambda prompt: "네.")
     with pytest.raises(ConflictError, match="is taken"):
@@ -614,8 +674,44 @@ def test_with_a_key_everything_needs_it(tmp_path: Path) -> None:
         assert httpx.get(f"{url}/v1/models", headers=ok).status_code == 200
 
 
+TOLD = {"url": "http://127.0.0.1:9", "key": "k", "rank": 64, "sleep": 1, "still": False, "pid": 1, "model": str(SEEDLING)}  # fmt: skip
+
+
+def test_a_model_server_of_another_model_is_not_taken_for_this_ones(tmp_path: Path) -> None:
+    """A fine-tune shares tokenizer and template with its base: by asking they could not be told apart."""
+    with notice.posted(tmp_path / "serving.json", json.dumps(TOLD | {"model": "/models/llama"})):
+        with pytest.raises(ModelError, match="does not serve 'seedling': it serves /models/llama"):
+            found(tmp_path, Settings())
+        with pytest.raises(ConflictError, match="runs for this bag"):
+            serving.serve(tmp_path, Settings(), 0, lambda *_: None)
+
+
+@pytest.mark.parametrize("ending", ["", "/", "/v1", "/v1/"])
+def test_a_server_that_does_not_know_what_is_asked_is_no_vllm_however_its_address_ends(
+    tmp_path: Path, ending: str
+) -> None:
+    asked: list[str] = []
+
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Other) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        with pytest.raises(ModelError, match=f"{url} does not serve 'seedling'") as refused:
+            VllmBody(ModelTable(), Server(url + ending), tmp_path / "served")
+        server.shutdown()
+    assert not isinstance(refused.value, LostAdapterError)
+    assert asked == ["/v1/models"]
+
+
 def test_a_model_server_is_there_while_its_watcher_lives_and_not_while_its_number_does(tmp_path: Path) -> None:
-    told = json.dumps({"url": "http://127.0.0.1:9", "key": "k", "rank": 64, "sleep": 1, "still": False, "pid": 1})
+    told = json.dumps(TOLD)
     file = tmp_path / "serving.json"
     file.write_text(told.replace('"pid": 1', f'"pid": {os.getpid()}'), "utf-8")  # left over, its number another's
     assert found(tmp_path, Settings()) is None

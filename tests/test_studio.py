@@ -24,7 +24,7 @@ from langgraph_sdk import get_sync_client
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
-from agent.records import Decision, Habit, Proposal, Turn
+from agent.records import Decision, Example, Habit, Proposal, Turn
 from app import studio
 from app.habitus import Habitus
 from app.threads import Threads
@@ -225,6 +225,19 @@ def test_what_waits_is_shown_in_the_human_review_shape(being: Habitus, monkeypat
     assert request.value["review_configs"] == [
         {"action_name": studio.ACTION, "allowed_decisions": ["approve", "edit", "reject"]}
     ]
+
+
+def test_what_cannot_be_seen_is_spelled_out_in_a_review(being: Habitus) -> None:
+    """A person approves what is shown there: no character may hide in it or turn its direction."""
+    waiting(being)
+    hidden = "\u202e\u200b"
+    row = Example(origin="invented", language="ko", prompt=f"p{hidden}", completion=f"c{hidden}", habit="h1")
+    texts = {"rule": f"r{hidden}", "quote": f"q{hidden}", "rationale": f"w{hidden}", "risks": (f"k{hidden}",)}
+    being.bag.ledger.add(Proposal(kind="learn", habit="h1", scope=("ko",), examples=(row,), digest="d1", **texts))
+    (request,) = run(reviewing(), {})["__interrupt__"]
+    shown = json.dumps(request.value, ensure_ascii=False)
+    assert shown.count("⟨U+202E⟩⟨U+200B⟩") == shown.count("⟨U+202E⟩") == 7
+    assert not set(hidden) & set(shown)
 
 
 APPROVALS = [{"decisions": [{"type": "approve"}]}, [{"type": "accept", "args": None}]]

@@ -31,6 +31,7 @@ from agent.records import (
     Status,
 )
 from app.cli import main
+from app.show import visible
 from app.words import language, padded, recorded, said, say
 
 ROOT = Path(__file__).parents[1]
@@ -124,6 +125,14 @@ def bare(node: ast.AST) -> list[str]:
     if isinstance(node, ast.JoinedStr | ast.FormattedValue | ast.BinOp | ast.IfExp):
         return [text for child in ast.iter_child_nodes(node) for text in bare(child)]
     return []
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    "\u00ad\u034f\u061c\u115f\u17b4\u180b\u180f\u200b\u202e\u2065\u2066\u2800\u3164\ufe0f\ufff0\ufff8\U000e0041\U000e0100\U000e01ef\U000e0fff",
+)
+def test_what_cannot_be_seen_is_spelled_out(hidden: str) -> None:
+    assert visible(f"a{hidden}b") == f"a⟨U+{ord(hidden):04X}⟩b"
 
 
 def test_nothing_is_printed_past_the_catalogue() -> None:
@@ -293,6 +302,10 @@ def test_what_argparse_says_is_in_korean_but_not_as_json(bag_path: Path, capsys:
     assert "인자가 빠졌어요: --reason" in capsys.readouterr().err
     assert main(["--home", str(bag_path), "veto", "p1", "--json"]) == 2
     assert "required: --reason" in json.loads(capsys.readouterr().err)["error"]["message"]
+    assert main(["chat", "--s"]) == 2
+    assert "어느 옵션인지 알 수 없어요: --s" in capsys.readouterr().err
+    assert main(["chat", "--sandbox=1"]) == 2
+    assert "값을 받지 않는 옵션이에요: '1'" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["veto", "--help"])
     assert "positional" not in capsys.readouterr().out

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agent.learning.data import digest, framed
 from agent.models.adapters import CANARY
-from agent.models.base import defused, digest_of, special_tokens
+from agent.models.base import digest_of, rendered, special_tokens
 from agent.models.embedded import stacked
 from agent.ports import Prompt
 from agent.records import Example
@@ -87,13 +87,7 @@ def main(job_file: Path) -> None:
         return written(framed(e.language, e.prompt, rules, job["personas"].get(e.language, ""), e.frame, tools))
 
     def written(prompt: Prompt) -> list[int]:
-        text = tok.apply_chat_template(
-            defused(list(prompt.messages), specials),
-            tools=defused(list(prompt.tools), specials) or None,
-            add_generation_prompt=True,
-            tokenize=False,
-        )
-        return list(tok(text, add_special_tokens=False)["input_ids"])
+        return list(tok(rendered(tok, prompt, specials), add_special_tokens=False)["input_ids"])
 
     preferring = config["method"] in ("dpo", "kto")
     taught = list(dict.fromkeys(x for e in examples if e.origin != "anchor" for x in e.teacher if x not in e.rules))

@@ -6,6 +6,7 @@ What every body shares, wherever the weights run. No weights are loaded here.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,6 +64,20 @@ def defused(node: Any, specials: Sequence[str]) -> Any:
         for special in specials:
             node = node.replace(special, f"{special[0]} {special[1:]}")
     return node
+
+
+def rendered(tok: PreTrainedTokenizerFast, prompt: Prompt, specials: Sequence[str]) -> str:
+    """``prompt`` as the template writes it, with no structure smuggled into its texts.
+
+    The arguments of earlier calls are read first, as servers do: a template that writes JSON would quote them twice.
+    """
+    messages, tools = defused((prompt.messages, prompt.tools), specials)
+    for message in messages:
+        message["content"] = _words(message["content"])
+        for function in (c["function"] for c in message.get("tool_calls", ())):
+            if isinstance(function["arguments"], str):
+                function["arguments"] = json.loads(function["arguments"])
+    return str(tok.apply_chat_template(messages, tools=tools or None, add_generation_prompt=True, tokenize=False))
 
 
 class Base:
@@ -127,13 +142,7 @@ class Base:
 
     def text_of(self, prompt: Prompt) -> str:
         """The raw prompt the model sees."""
-        safe = self.safe(prompt)
-        messages = [m | {"content": _words(m["content"])} for m in safe.messages]
-        return str(
-            self.tok.apply_chat_template(
-                messages, tools=list(safe.tools) or None, add_generation_prompt=True, tokenize=False
-            )
-        )
+        return rendered(self.tok, prompt, self.specials)
 
     def ids_of(self, prompt: Prompt) -> list[int]:
         """Its token ids.

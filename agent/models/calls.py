@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 PYTHON_TAG = "<|python_tag|>"
+# how calls begin, but for their white space and name; the last is how tools are shown, which some Llamas copy
+FORMS = ('{"name":"","parameters":', '{"name":"","arguments":', '{"type":"function",')
 
 
 def looks_like_call(text: str) -> bool:
     """Whether a reply that begins so is a tool call rather than words."""
     return text.lstrip().removeprefix(PYTHON_TAG).lstrip().startswith("{")
+
+
+def calling(text: str) -> bool | None:
+    """Whether a reply that begins so has the form of a call, as other JSON has not; None: it may become either."""
+    said = "".join(text.split()).removeprefix(PYTHON_TAG)
+    nameless = re.sub(r'^(\{"name":")[^"]+', r"\1", said)  # which tools there are the grammar knows
+    if nameless.startswith(FORMS):
+        return True
+    return None if any(form.startswith(nameless) for form in FORMS) else False
 
 
 def parse(text: str) -> tuple[str, list[dict[str, Any]], list[str]]:

@@ -19,7 +19,7 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ConfigDict
 
-from agent.models.calls import looks_like_call, parse
+from agent.models.calls import calling, parse
 from agent.ports import Message, Prompt, Usage, Voice
 from agent.settings import Sampling
 
@@ -100,7 +100,8 @@ class HabitusChat(BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         prompt = Prompt(tuple(to_message(m) for m in messages), tuple(kwargs.get("tools", ())), self.salt)
-        text, calling, usage = "", None, Usage(0, 0)
+        text, usage = "", Usage(0, 0)
+        called = None if prompt.tools and kwargs.get("tool_choice") != "none" else False
         pieces = self.body.stream(prompt, self.voice, self._settle(stop, kwargs), kwargs.get("tool_choice", "auto"))
         try:
             while True:
@@ -110,15 +111,14 @@ class HabitusChat(BaseChatModel):
                     usage = done.value
                     break
                 text += piece
-                if calling is None and text.strip():
-                    calling = bool(prompt.tools) and kwargs.get("tool_choice") != "none" and looks_like_call(text)
-                    piece = text
-                if calling is False:
+                if called is None:
+                    called, piece = calling(text), text
+                if called is False:
                     yield ChatGenerationChunk(message=AIMessageChunk(content=piece))
         finally:
             pieces.close()  # whoever stops listening ends the reply
         tool_calls: list[ToolCallChunk] = []
-        if calling:
+        if called is not False:  # what broke off on its way to a call is none that holds
             _, calls, bad = parse(text)
             tool_calls = [
                 tool_call_chunk(name=c["name"], args=json.dumps(c["args"], ensure_ascii=False), id=_call_id(), index=i)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent.errors import ModelError
 from agent.models.base import Base, unloadable
-from agent.models.calls import looks_like_call
+from agent.models.calls import calling
 from agent.models.sampling import Sampler, circling, looped
 from agent.ports import BASE, Prompt, Usage, Voice
 
@@ -109,15 +109,12 @@ class EmbeddedBody(Base):
             reply.append(token)
             text = self.tok.decode(reply, skip_special_tokens=True)
             if undecided:
-                raw = self.tok.decode(reply)
-                if looks_like_call(raw):  # from here on only a legal call may follow
+                called = calling(text)
+                undecided = called is None
+                if called:  # asked for again: only a legal call may follow
                     constraint = self._constraint(prompt, "required")
-                    opening = self.tok('{"', add_special_tokens=False)["input_ids"]
-                    reply, text = opening[:1], self.tok.decode(opening[:1])
-                    if token != opening[0]:
-                        break
-                    constraint.accept(opening[0])
-                undecided = not raw.strip()
+                    step, cache, reply = context[None, : len(ids)], None, []
+                    continue
             if constraint is not None and constraint.finished:
                 break
             if constraint is None and (cut := _stopped(text, sampling.stop)):
@@ -127,7 +124,7 @@ class EmbeddedBody(Base):
                 break
             ready = text.rstrip("\ufffd")  # half a character waits for the rest
             ready = ready[: len(ready) - _held_back(ready, sampling.stop)]
-            if len(ready) > len(shown) and time.monotonic() - at >= PACE:
+            if not undecided and len(ready) > len(shown) and time.monotonic() - at >= PACE:
                 yield ready[len(shown) :]
                 shown, at = ready, time.monotonic()
             step = torch.tensor([[token]], device=context.device)
@@ -158,7 +155,8 @@ class EmbeddedBody(Base):
             with self._turns, torch.inference_mode():
                 found = self._greedy(self._wear(voice), [rows[i] for i in batch], max_tokens)
             said |= zip(batch, found, strict=True)
-        return [self.tok.decode(said[i], skip_special_tokens=True).strip() for i in range(len(rows))]
+        # the end stays: of one cut behind a space every token counts
+        return [self.tok.decode(said[i], skip_special_tokens=True).lstrip() for i in range(len(rows))]
 
     def _greedy(self, model: Any, rows: list[list[int]], most: int) -> list[list[int]]:
         """The likeliest reply to each row of tokens, until it ends or goes in circles.

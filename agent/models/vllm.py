@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
@@ -21,9 +21,10 @@ from agent import notice
 from agent.errors import LostAdapterError, ModelError, UnavailableError
 from agent.models.adapters import Adapters, Forced
 from agent.models.base import Base
-from agent.models.calls import looks_like_call
+from agent.models.calls import calling
 from agent.models.grammar import lark
 from agent.models.sampling import NEVER, bias_sequences, looped
+from agent.phrase import Phrase
 from agent.ports import Prompt, Usage, Voice
 
 if TYPE_CHECKING:
@@ -84,11 +85,12 @@ class VllmBody(Base):
         from langchain_openai import ChatOpenAI
 
         super().__init__(table)
+        server = replace(server, url=server.url.rstrip("/").removesuffix("/v1"))  # as other clients take it
         self.server, self._asleep = server, store.parent / ASLEEP
         here = urlsplit(server.url).hostname in ("127.0.0.1", "localhost", "::1")
         self._model: ChatOpenAI = ChatOpenAI(
             model="base",
-            base_url=f"{server.url.rstrip('/')}/v1",
+            base_url=f"{server.url}/v1",
             api_key=server.key or "none",
             max_retries=0,
             stream_usage=True,
@@ -100,26 +102,25 @@ class VllmBody(Base):
         )
         self._api: openai.OpenAI = self._model.root_client
         self._model.client = _Plain(self._api)
+        try:
+            self._base = self._attached(table.name)
+        except LostAdapterError as error:  # no adapter was asked for yet: it does not know the path
+            raise foreign(server.url, table.name, Phrase("no vLLM answers there")) from error
+        plain = self.path if server.still else None
+        self.adapters = Adapters(self._api, self._base, store, server.rank, plain, self._forced)
+
+    def _attached(self, name: str) -> str:
+        """What the server calls the base, once it has shown to be the one called ``name`` here."""
         with self._spoken():
             served = list(self._api.models.list())
         base = next((m for m in served if not getattr(m, "parent", None)), None)
         if base is None:
-            raise self._foreign(table.name)
-        self._base = base.id
+            raise foreign(self.server.url, name, Phrase("no vLLM answers there"))
         self.context = min(self.context, int(getattr(base, "max_model_len", 0) or self.context))
         probe = Prompt(({"role": "system", "content": "안녕"}, {"role": "user", "content": "How are you?"}))
-        if self._tokens(probe) != self.ids_of(probe):
-            raise self._foreign(table.name)
-        plain = self.path if server.still else None
-        self.adapters = Adapters(self._api, self._base, store, server.rank, plain, self._forced)
-
-    def _foreign(self, name: str) -> ModelError:
-        return ModelError(
-            "The server at {url} does not serve {name!r}: it reads the same prompt otherwise.",
-            "Point [serving] url to one that does, or start one with `habitus serve-model`.",
-            url=self.server.url,
-            name=name,
-        )
+        if self._tokens(probe, base.id) != self.ids_of(probe):
+            raise foreign(self.server.url, name, Phrase("it reads the same prompt otherwise"))
+        return base.id
 
     def chat(self, voice: Voice, sampling: Sampling, salt: str = "") -> BaseChatModel:
         from agent.models.chat import HabitusChat
@@ -159,7 +160,7 @@ class VllmBody(Base):
         import openai
 
         try:
-            self._api.post(f"{self.server.url.rstrip('/')}{path}", cast_to=object)
+            self._api.post(f"{self.server.url}{path}", cast_to=object)
         except openai.OpenAIError as error:
             raise UnavailableError(
                 "The model server at {url} did not do {what}.",
@@ -192,19 +193,23 @@ class VllmBody(Base):
         room = min(sampling.max_tokens, self.context - read)
         if tool_choice not in ("auto", "none"):
             return (yield from self._said(prompt, voice, _calling(prompt, sampling, tool_choice, room)))
-        text, undecided = "", bool(prompt.tools) and tool_choice == "auto"
+        text, called = "", None if prompt.tools and tool_choice == "auto" else False
         pieces = self._said(prompt, voice, self._free(sampling, room))
         try:
             while True:
                 try:
                     piece = next(pieces)
                 except StopIteration as done:
+                    if called is None:
+                        yield text
                     return Usage(*done.value)
                 text += piece
-                if undecided and looks_like_call(text):
+                if called is None:
+                    called, piece = calling(text), text
+                if called:
                     break
-                undecided = undecided and not text.strip()
-                yield piece
+                if called is False:
+                    yield piece
                 if looped(text):
                     return Usage(read, self.count(text))
         finally:
@@ -289,7 +294,7 @@ class VllmBody(Base):
                     max_tokens=max_tokens,
                     extra_body={"repetition_penalty": 1.0},
                 )
-                found += [c.text.strip() for c in sorted(done.choices, key=lambda c: c.index)]
+                found += [c.text.lstrip() for c in sorted(done.choices, key=lambda c: c.index)]
             return found
 
         return self._wearing(voice, ask)
@@ -351,13 +356,13 @@ class VllmBody(Base):
                 self.adapters.lost()
         raise AssertionError
 
-    def _tokens(self, prompt: Prompt) -> list[int]:
+    def _tokens(self, prompt: Prompt, model: str) -> list[int]:
         """The prompt as the server's own tokenizer and template make it."""
         with self._spoken():
             found = self._api.post(
-                f"{self.server.url.rstrip('/')}/tokenize",
+                f"{self.server.url}/tokenize",
                 cast_to=object,
-                body={"model": self._base, "messages": list(prompt.messages), "add_generation_prompt": True},
+                body={"model": model, "messages": list(prompt.messages), "add_generation_prompt": True},
             )
         return list(found["tokens"])  # type: ignore[index]
 
@@ -381,6 +386,17 @@ class VllmBody(Base):
             raise ModelError(
                 "The model server refused: {reason}.", "`habitus doctor` looks at it.", reason=reason_of(error)
             ) from error
+
+
+def foreign(url: str, name: str, reason: Phrase) -> ModelError:
+    """What to say where another model is served than ``name``."""
+    return ModelError(
+        "The server at {url} does not serve {name!r}: {reason}.",
+        "Point [serving] url to one that does, or start one with `habitus serve-model`.",
+        url=url,
+        name=name,
+        reason=reason,
+    )
 
 
 def reason_of(error: openai.APIError) -> str:
