@@ -60,7 +60,7 @@ class Selves:
     def __init__(self, ledger: Ledger, bag: Path, settings: Settings, body: Callable[[], Body]) -> None:
         self._ledger, self._bag, self._settings, self._body = ledger, bag, settings, body
         self._known: dict[Path, tuple[float, str]] = {}
-        self._passed: dict[str, str] = {}  # digests of the adapters that runs made; a run is never altered
+        self._digests: dict[str, str] = {}  # digests of the adapters that runs made; a run is never altered
         self._settled = False  # this process's settings have been put on, or are the ones worn
 
     def current(self) -> Self:
@@ -189,10 +189,10 @@ class Selves:
             return Voice()
         if who.base != self._body().digest:
             raise _foreign(who)
-        if not {p.adapter for p in who.parts} <= self._passed.keys():
-            self._passed = {run.adapter: run.adapter_digest for run in self._ledger.all(Run)}
+        if not {p.adapter for p in who.parts} <= self._digests.keys():
+            self._digests = {run.adapter: run.adapter_digest for run in self._ledger.all(Run)}
         for path, _ in worn(self._bag, who.parts).parts:  # all of them, worn or not just now
-            if self._fingerprint(path) != self._passed.get(path.name):
+            if self._fingerprint(path) != self._digests.get(path.name):
                 raise StorageError(
                     "The adapter {adapter} was altered since it passed the gate; it may not speak.",
                     "`habitus rollback` returns to an earlier self; a copy of the bag brings the adapter back.",

@@ -28,8 +28,6 @@ from agent.selves import worn
 from graphs.context import Context
 from prompts import LANGUAGES
 
-LETTING_GO = ("decay", "release")  # the person's own: the gate only reports
-
 
 class Verdict(BaseModel):
     """What a person answers to the interrupt."""
@@ -126,7 +124,7 @@ def _moved(proposal: Proposal) -> ConflictError:
     )
 
 
-def _sat(context: Context, proposal: Proposal, run: Run | None) -> GateReport:
+def _examined(context: Context, proposal: Proposal, run: Run | None) -> GateReport:
     """The report on the self that the proposal would make of who speaks now: the one there is, or a new exam."""
     bag, name = context.bag, run.adapter if run else ""
     if stale(bag, proposal):
@@ -165,11 +163,16 @@ def _sat(context: Context, proposal: Proposal, run: Run | None) -> GateReport:
     )
 
 
+def _may_speak(proposal: Proposal, report: GateReport) -> bool:
+    """Letting go is the person's own: there the gate only reports."""
+    return report.passed or proposal.kind in ("decay", "release")
+
+
 def _examine(state: State, runtime: Runtime[Context]) -> State:
     bag = runtime.context.bag
     proposal = bag.ledger.get(Proposal, state["proposal"])
-    report = _sat(runtime.context, proposal, bag.ledger.get(Run, state["run"]) if state["run"] else None)
-    return {"passed": report.passed or proposal.kind in LETTING_GO}
+    report = _examined(runtime.context, proposal, bag.ledger.get(Run, state["run"]) if state["run"] else None)
+    return {"passed": _may_speak(proposal, report)}
 
 
 def _promote(state: State, runtime: Runtime[Context]) -> State:
@@ -178,8 +181,9 @@ def _promote(state: State, runtime: Runtime[Context]) -> State:
     if proposal.status not in READY:
         return {"self_name": ""}  # withdrawn while it was trained, or promoted before a crash
     run = bag.ledger.get(Run, state["run"]) if state["run"] else None
-    report = _sat(runtime.context, proposal, run)  # a rollback waits for no exam: what speaks now may be another self
-    if not report.passed and proposal.kind not in LETTING_GO:
+    # a rollback waits for no exam: what speaks now may be another self than the one examined
+    report = _examined(runtime.context, proposal, run)
+    if not _may_speak(proposal, report):
         return {"passed": False}
     parts = report.parts
     inside = {p.habit: p.habit_stage for p in parts}

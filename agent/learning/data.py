@@ -25,12 +25,12 @@ from prompts import LANGUAGES, Language, language_of, render
 
 HERE = Path(__file__).parent
 LONGEST = 256  # tokens of a completion
-PROBED = ("talk", "unknown", "teach", "facts", "loop", "refuse", "fine")  # what the gate asks
+PROBED = ("talk", "teach", "facts", "loop", "refuse", "fine")  # what the gate asks
 
 
 @cache
 def bank(kind: str, language: Language) -> dict[str, list[str]]:
-    """The frozen ``probes`` or the ``anchors`` of a language: talk, unknown, rules, teach, facts."""
+    """The frozen ``probes`` or the ``anchors`` of a language: talk, rules, teach, facts …"""
     tables: dict[str, list[str]] = tomllib.loads((HERE / kind / f"{language}.toml").read_text("utf-8"))
     return tables
 

@@ -27,10 +27,10 @@ def examine(exam: Exam) -> tuple[tuple[Probe, ...], tuple[tuple[str, str, str], 
     started = time.monotonic()
     if exam.purpose == "release":
         probes = [_released(exam)]
-    elif exam.habit.id in exam.fading:
-        probes = [_habit(exam, exam.habit, Phrase("habit"), exam.table.habit)]
     else:
-        probes = [_habit(exam, exam.habit, Phrase("habit"), exam.table.habit), _in_loop(exam)]
+        probes = [_habit(exam, exam.habit, Phrase("habit"), exam.table.habit)]
+        if exam.habit.id not in exam.fading:
+            probes.append(_in_loop(exam))
     probes += [_habit(exam, h, Phrase("earlier {habit}", habit=h.id), exam.table.earlier) for h in exam.earlier]
     probes += [_unrelated(exam), _rules(exam), _tools(exam), _fluency(exam)]
     probes += [refusal(exam), side_by_side(exam), _leak(exam)]
