@@ -134,7 +134,9 @@ def fading(
 def test_a_habit_that_fades_may_fall_and_stands_in_nobody_s_way() -> None:
     earlier = Habit(id="h1", rule=RULE, scope=("ko",))
     assert fading(base, "decay", (), ["h1"])["habit"].passed
-    assert fading(base, "consolidate", (), ["h1"])["habit"].passed
+    found = fading(base, "consolidate", (), ["h1"])
+    assert found["habit"].passed
+    assert "in tools" not in found
     assert fading(base, "learn", (earlier,), ["h1"])["earlier h1"].passed
     assert not fading(base, "learn", (earlier.model_copy(update={"stage": "fading"}),), [])["earlier h1"].passed, (
         "its weight tells, not its stage: it may have come back with a rollback"
