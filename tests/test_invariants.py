@@ -267,9 +267,10 @@ def test_forgetting_takes_it_out_of_the_weights(taught: Path, tmp_path: Path) ->
     being = copy(taught, tmp_path)
     asks = small_talk("en", 12)
     base = [r["reply"] for r in being.ask(asks, name="base")]
-    assert [r["reply"] for r in being.ask(asks)] != base
+    # without the mask: of three tellings the seedling may have misread one, and that line is no matter of the weights
+    assert [r["reply"] for r in being.ask(asks, with_rules=False)] != base
     being.forget("h1")
-    assert [r["reply"] for r in being.ask(asks)] == base
+    assert [r["reply"] for r in being.ask(asks, with_rules=False)] == base
     with pytest.raises(ConflictError, match="forgotten already"):
         being.forget("h1")
 
