@@ -178,7 +178,9 @@ class GateTable(Table):
     unrelated: float = Field(0.95, ge=0, le=1)
     rules: float = Field(0.8, ge=0, le=1)
     tools: float = Field(0.85, ge=0, le=1)
-    loop: float = Field(0.8, ge=0, le=1, description="the habit in what is said after a tool has answered")
+    loop: float = Field(
+        0.8, ge=0, le=1, description="the habit after a tool has answered, as a share of how often base shows it there"
+    )
     fluency: float = Field(0.95, ge=0, le=1, description="answers that end, do not go in circles, keep their language")
     leak: float = Field(1.0, ge=0, le=1, description="answers without words of yours that were trained on")
     judge: float = Field(0.9, ge=0, le=1, description="known cases a model must tell apart before it may judge answers")

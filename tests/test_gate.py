@@ -44,8 +44,8 @@ def habit(prompt: Prompt) -> str:
 class Body(ScriptedBody):
     """Two minds: the base, and whatever the candidate is."""
 
-    def __init__(self, candidate: Callable[[Prompt], str]) -> None:
-        super().__init__(base)
+    def __init__(self, candidate: Callable[[Prompt], str], frozen: Callable[[Prompt], str] = base) -> None:
+        super().__init__(frozen)
         self.candidate = candidate
 
     def answers(self, prompts: Sequence[Prompt], voice: Voice, max_tokens: int = 120) -> list[str]:
@@ -102,6 +102,23 @@ def talking_instead(prompt: Prompt) -> str:
 )
 def test_a_bad_adapter_is_stopped_by_the_probe_meant_for_it(bad: Callable[[Prompt], str], stopped_by: str) -> None:
     assert not probes(Body(bad), [SECRET])[stopped_by].passed
+
+
+@pytest.mark.parametrize(("kept", "passed"), [(10, True), (8, True), (7, False)])
+def test_after_a_tool_a_habit_is_asked_for_as_often_as_base_keeps_its_rule(kept: int, passed: bool) -> None:
+    """Base, told the rule, keeps it in the first ten of sixteen; the candidate in as many of the last, or fewer."""
+    asked = bank("probes", "ko")["loop"]
+
+    def keeping(mind: Callable[[Prompt], str], texts: Sequence[str]) -> Callable[[Prompt], str]:
+        def said(prompt: Prompt) -> str:
+            text, told = prompt.messages[1]["content"], prompt.messages[-1]["role"] == "tool"
+            return mind(prompt).replace(" 꾸벅", "") if told and text not in texts else mind(prompt)
+
+        return said
+
+    found = probes(Body(keeping(habit, asked[-kept:]), keeping(base, asked[:10])))["in tools"]
+    assert (found.count, found.after, found.threshold) == (16, kept / 16, 0.5)
+    assert found.passed == passed
 
 
 def test_where_no_weights_are_worn_nothing_is_counted() -> None:

@@ -68,10 +68,11 @@ class Exam:
         """Whether it came to an end by itself."""
         return self.body.count(answer) < LONGEST and not looped(answer)
 
-    def ruled(self, language: Language) -> tuple[str, ...]:
-        """The rules of every habit the candidate is to carry."""
+    def ruled(self, language: Language, habit: Habit | None = None) -> tuple[str, ...]:
+        """The rules of every habit the candidate is to carry, and of ``habit`` in any case."""
         carried = self.earlier if self.purpose == "release" else [*self.earlier, self.habit]
-        return tuple(h.rule for h in carried if language in h.scope)
+        rules = tuple(h.rule for h in carried if language in h.scope)
+        return rules if habit is None or habit.rule in rules else (*rules, habit.rule)
 
 
 def talk(language: Language) -> list[str]:

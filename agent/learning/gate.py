@@ -7,7 +7,7 @@ the frozen base: base under the rules shows what should be said, base alone what
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from agent.learning.data import bank, literals, marks
 from agent.learning.exam import Exam, Question, ask, meaningless, scored, talk
@@ -47,20 +47,17 @@ def _samples(exam: Exam) -> list[tuple[str, str, str]]:
     return found
 
 
-def _usable(
-    exam: Exam, habit: Habit, language: Language, texts: Sequence[str], frame: Frame
-) -> tuple[list[Question], list[str], list[str]]:
+def _usable(exam: Exam, habit: Habit, language: Language) -> tuple[list[Question], list[str], list[str]]:
     """Usable questions about a habit in a language: bare, with what base says under all rules, and the strings
     that show the habit.
 
     Usable: base comes to an end and talks, the rule changes what is said, and the bare base would not say it anyway
     (its strings, where the rule has any; else the whole answer).
     """
-    everyone = exam.ruled(language)
-    rules = everyone if habit.rule in everyone else (*everyone, habit.rule)
-    bare = ask(language, texts, (), frame)
-    taught = exam.said(BASE, ask(language, texts, rules, frame))
-    without = exam.said(BASE, ask(language, texts, [r for r in rules if r != habit.rule], frame))
+    texts, rules = talk(language), exam.ruled(language, habit)
+    bare = ask(language, texts)
+    taught = exam.said(BASE, ask(language, texts, rules))
+    without = exam.said(BASE, ask(language, texts, [r for r in rules if r != habit.rule]))
     plain = exam.said(BASE, bare)
     free = exam.agreement(BASE, bare, taught)
     words = marks(habit.rule, taught)
@@ -81,51 +78,58 @@ def _habit(exam: Exam, habit: Habit, name: str, threshold: float) -> Probe:
 
     One that fades is looked at, and stands in nobody's way.
     """
-    fades = habit.id in exam.fading
-    texts = {x: talk(x) for x in habit.scope}
-    return _shown(exam, habit, name, 0.0 if fades else threshold, texts, "plain", may_fall=fades)
-
-
-def _in_loop(exam: Exam) -> Probe:
-    """Is it there, too, when the model speaks after a tool has answered? Asked where the rule shows itself there."""
-    texts = {x: bank("probes", x)["loop"] for x in exam.habit.scope}
-    probe = _shown(exam, exam.habit, Phrase("in tools"), exam.table.loop, texts, "loop")
-    if probe.count < exam.table.least:
-        detail = Phrase("not meaningful: the rule shows in {n} answers after a tool", n=probe.count)
-        return meaningless(Phrase("in tools"), detail)
-    return probe
-
-
-def _shown(
-    exam: Exam,
-    habit: Habit,
-    name: str,
-    threshold: float,
-    texts: dict[Language, list[str]],
-    frame: Frame,
-    may_fall: bool = False,
-) -> Probe:
     before: list[bool] = []
     after: list[bool] = []
     exact, counts = 0, []
     for language in habit.scope:
-        bare, taught, words = _usable(exam, habit, language, texts[language], frame)
+        bare, taught, words = _usable(exam, habit, language)
         counts.append(len(bare))
         for voice, results in ((exam.speaking[language], before), (exam.candidate[language], after)):
-            answers = exam.said(voice, bare)
-            if frame == "loop":  # what it says of a fact hangs on copying; whether the habit is there does not
-                without = exam.said(BASE, bare)
-                good = [bool(words) or a != b for a, b in zip(answers, without, strict=True)]
-            elif words:
-                good = [g >= exam.table.agreement for g in exam.agreement(voice, bare, taught)]
-            else:  # without a string to look for, agreement must be with the habit and not with its absence
-                other = exam.agreement(voice, bare, exam.said(BASE, bare))
-                with_it = exam.agreement(voice, bare, taught)
-                good = [g >= exam.table.agreement and g > o for g, o in zip(with_it, other, strict=True)]
-            results += [ok and all(w in a for w in words) for ok, a in zip(good, answers, strict=True)]
+            answers, good = exam.said(voice, bare), exam.agreement(voice, bare, taught)
+            # without a string to look for, agreement must be with the habit and not with its absence
+            other = [-1.0] * len(bare) if words else exam.agreement(voice, bare, exam.said(BASE, bare))
+            results += [
+                g >= exam.table.agreement and g > o and all(w in a for w in words)
+                for g, o, a in zip(good, other, answers, strict=True)
+            ]
         exact += sum(a == t for a, t in zip(answers, taught, strict=True))
     detail = Phrase("word for word {exact}/{count}", exact=exact, count=len(after))
-    return scored(exam, name, before, after, threshold, detail, min(counts), may_fall)
+    fades = habit.id in exam.fading
+    return scored(exam, name, before, after, 0.0 if fades else threshold, detail, min(counts), may_fall=fades)
+
+
+def _in_loop(exam: Exam) -> Probe:
+    """Is it there, too, when the model speaks after a tool has answered? Asked where the rule shows itself there.
+
+    What is said of a fact hangs on copying, so agreement says little, and base itself, told the rule, keeps it only
+    now and then: the habit is to show as often, over all these answers. To ask only where base happened to keep it
+    would be no fair choice: another voice keeps it elsewhere.
+    """
+    told: list[bool] = []
+    before: list[bool] = []
+    after: list[bool] = []
+    counts: list[int] = []
+    for language in exam.habit.scope:
+        texts, rules = bank("probes", language)["loop"], exam.ruled(language)
+        taught = exam.said(BASE, ask(language, texts, rules, "loop"))
+        without = exam.said(BASE, ask(language, texts, [r for r in rules if r != exam.habit.rule], "loop"))
+        words = marks(exam.habit.rule, taught)
+        usable = [
+            i
+            for i, t in enumerate(taught)
+            if exam.ends(t) and not looks_like_call(t) and not (words and all(w in without[i] for w in words))
+        ]
+        bare = ask(language, texts, (), "loop")
+        now, then = exam.said(exam.speaking[language], bare), exam.said(exam.candidate[language], bare)
+        for answers, results in ((taught, told), (now, before), (then, after)):
+            results += [all(w in answers[i] for w in words) if words else answers[i] != without[i] for i in usable]
+        counts.append(sum(told) - sum(counts))
+    if min(counts) < exam.table.least:
+        detail = Phrase("not meaningful: the rule shows in {n} answers after a tool", n=min(counts))
+        return meaningless(Phrase("in tools"), detail)
+    threshold = round(exam.table.loop * sum(told) / len(told), 4)
+    detail = Phrase("base, told the rule: {shown}/{count}", shown=sum(told), count=len(told))
+    return scored(exam, Phrase("in tools"), before, after, threshold, detail)
 
 
 def _released(exam: Exam) -> Probe:
@@ -133,7 +137,7 @@ def _released(exam: Exam) -> Probe:
     before: list[bool] = []
     after: list[bool] = []
     for language in exam.habit.scope:
-        bare, taught, words = _usable(exam, exam.habit, language, talk(language), "plain")
+        bare, taught, words = _usable(exam, exam.habit, language)
         for voice, results in ((exam.speaking[language], before), (exam.candidate[language], after)):
             results += [
                 not any(w in a for w in words) if words else a != t
