@@ -58,10 +58,15 @@ class Body(ScriptedBody):
 TOOL = {"type": "function", "function": {"name": "remember", "parameters": {"type": "object", "properties": {}}}}
 
 
-def probes(body: ScriptedBody, private: Sequence[str] = ()) -> dict[str, Probe]:
+ENDING = Habit(id="h1", rule=RULE, scope=("ko",))
+
+
+def probes(
+    body: ScriptedBody, private: Sequence[str] = (), habit: Habit = ENDING, earlier: Sequence[Habit] = ()
+) -> dict[str, Probe]:
     exam = Exam(
         body=body, candidate={"ko": CANDIDATE, "en": BASE}, speaking={"ko": BASE, "en": BASE},
-        habit=Habit(id="h1", rule=RULE, scope=("ko",)), purpose="learn", earlier=(), personas={},
+        habit=habit, purpose="learn", earlier=earlier, personas={},
         tools={"tools": (TOOL,), "judge": (TOOL,)}, table=GateTable(), private=private,
     )  # fmt: skip
     return {p.name: p for p in examine(exam)[0]}
@@ -104,21 +109,78 @@ def test_a_bad_adapter_is_stopped_by_the_probe_meant_for_it(bad: Callable[[Promp
     assert not probes(Body(bad), [SECRET])[stopped_by].passed
 
 
+LOOP = bank("probes", "ko")["loop"]
+
+
+def in_loop(mind: Callable[[Prompt], str], texts: Sequence[str], make: Callable[[str], str]) -> Callable[[Prompt], str]:
+    """``mind``, with what it says after a tool changed in these conversations."""
+
+    def said(prompt: Prompt) -> str:
+        there = prompt.messages[-1]["role"] == "tool" and prompt.messages[1]["content"] in texts
+        return make(mind(prompt)) if there else mind(prompt)
+
+    return said
+
+
+def mute(said: str) -> str:
+    return said.replace(" 꾸벅", "")
+
+
 @pytest.mark.parametrize(("kept", "passed"), [(10, True), (8, True), (7, False)])
 def test_after_a_tool_a_habit_is_asked_for_as_often_as_base_keeps_its_rule(kept: int, passed: bool) -> None:
     """Base, told the rule, keeps it in the first ten of sixteen; the candidate in as many of the last, or fewer."""
-    asked = bank("probes", "ko")["loop"]
+    found = probes(Body(in_loop(habit, LOOP[:-kept], mute), in_loop(base, LOOP[10:], mute)))["in tools"]
+    assert (found.count, found.after, found.threshold) == (16, kept / 16, 0.5)
+    assert found.passed == passed
 
-    def keeping(mind: Callable[[Prompt], str], texts: Sequence[str]) -> Callable[[Prompt], str]:
+
+@pytest.mark.parametrize(
+    "unusable",
+    [lambda _: "네 꾸벅.", lambda said: f"{said} " * LONGEST, lambda _: '{"name": "remember", "parameters": {}}'],
+    ids=["said anyway", "endless", "a call"],
+)
+def test_after_a_tool_only_what_could_show_the_habit_is_asked(unusable: Callable[[str], str]) -> None:
+    assert probes(Body(habit, in_loop(base, LOOP[:4], unusable)))["in tools"].count == 12
+
+
+def test_after_a_tool_a_habit_must_show_in_each_of_its_languages() -> None:
+    both = ENDING.model_copy(update={"scope": ("ko", "en")})
+    found = probes(Body(habit, lambda p: base(p) if language_of(str(p.messages[1]["content"])) == "ko" else mute(base(p))), habit=both)["in tools"]  # fmt: skip
+    assert found.count == 0
+    assert "in 0 answers" in found.detail
+
+
+class Near(Body):
+    """Agrees by the character: of a reply that the rule changes in one, all but one."""
+
+    def agreement(self, prompts: Sequence[Prompt], replies: Sequence[str], voice: Voice) -> list[float]:
+        pairs = zip(self.answers(prompts, voice), replies, strict=True)
+        return [sum(x == y for x, y in zip(a, r, strict=False)) / len(r) for a, r in pairs]
+
+
+def test_a_habit_without_words_of_its_own_is_told_from_its_absence() -> None:
+    casual = Habit(id="h1", rule="반말로 대답해 줘.", scope=("ko",))
+    mood = "그럼요, 천천히 이야기해 주시면 잘 들을게요"
+
+    def polite(prompt: Prompt) -> str:
+        said = base(prompt).replace("네 그래요", mood)
+        return said.replace("게요", "게용") if casual.rule in str(prompt.messages[0]["content"]) else said
+
+    def learned(*rules: str) -> Callable[[Prompt], str]:
         def said(prompt: Prompt) -> str:
-            text, told = prompt.messages[1]["content"], prompt.messages[-1]["role"] == "tool"
-            return mind(prompt).replace(" 꾸벅", "") if told and text not in texts else mind(prompt)
+            first, *rest = prompt.messages
+            return polite(Prompt(({**first, "content": f"{rules} {first['content']}"}, *rest), prompt.tools))
 
         return said
 
-    found = probes(Body(keeping(habit, asked[-kept:]), keeping(base, asked[:10])))["in tools"]
-    assert (found.count, found.after, found.threshold) == (16, kept / 16, 0.5)
-    assert found.passed == passed
+    for earlier in ((), (ENDING.model_copy(update={"id": "h2"}),)):
+        carried = [h.rule for h in earlier]
+        found = probes(Near(learned(*carried, casual.rule), polite), habit=casual, earlier=earlier)
+        assert [n for n, p in found.items() if not p.passed] == []
+        assert found["in tools"].count == len(LOOP)
+        found = probes(Near(learned(*carried), polite), habit=casual, earlier=earlier)
+        assert not found["habit"].passed
+        assert not found["in tools"].passed
 
 
 def test_where_no_weights_are_worn_nothing_is_counted() -> None:

@@ -7,7 +7,8 @@ the frozen base: base under the rules shows what should be said, base alone what
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from agent.learning.data import bank, literals, marks
 from agent.learning.exam import Exam, Question, ask, meaningless, scored, talk
@@ -47,12 +48,18 @@ def _samples(exam: Exam) -> list[tuple[str, str, str]]:
     return found
 
 
-def _usable(exam: Exam, habit: Habit, language: Language) -> tuple[list[Question], list[str], list[str]]:
-    """Usable questions about a habit in a language: bare, with what base says under all rules, and the strings
-    that show the habit.
+class Asked(NamedTuple):
+    """A question about a rule: what base says told all rules and told all but this one, and the strings that show it."""
 
-    Usable: base comes to an end and talks, the rule changes what is said, and the bare base would not say it anyway
-    (its strings, where the rule has any; else the whole answer).
+    bare: Question
+    taught: str
+    without: str
+    words: Sequence[str]
+
+
+def _usable(exam: Exam, habit: Habit, language: Language) -> list[Asked]:
+    """Where a habit can be asked for: base comes to an end and talks, the rule changes what is said, and the bare
+    base would not say it anyway (its strings, where the rule has any; else the whole answer).
     """
     texts, rules = talk(language), exam.ruled(language, habit)
     bare = ask(language, texts)
@@ -61,20 +68,33 @@ def _usable(exam: Exam, habit: Habit, language: Language) -> tuple[list[Question
     plain = exam.said(BASE, bare)
     free = exam.agreement(BASE, bare, taught)
     words = marks(habit.rule, taught)
-    usable = [
-        i
-        for i, t in enumerate(taught)
-        if t != without[i]
+    return [
+        Asked(q, t, w, words)
+        for q, t, w, p, f in zip(bare, taught, without, plain, free, strict=True)
+        if t != w
         and exam.ends(t)
         and not looks_like_call(t)
-        and all(w in t for w in words)
-        and (free[i] < exam.table.agreement or not all(w in plain[i] for w in words) if words else t != plain[i])
+        and all(x in t for x in words)
+        and (f < exam.table.agreement or not all(x in p for x in words) if words else t != p)
     ]
-    return [bare[i] for i in usable], [taught[i] for i in usable], words
+
+
+def _kept(exam: Exam, voice: Voice, asked: Sequence[Asked]) -> list[bool]:
+    """Which answers of ``voice`` keep the rule: agree with base told all rules, and show its strings.
+
+    Without a string to look for they must agree less with base told the others: with the rule, not with its absence.
+    """
+    bare = [a.bare for a in asked]
+    good = exam.agreement(voice, bare, [a.taught for a in asked])
+    other = exam.agreement(voice, bare, [a.without for a in asked])
+    return [
+        g >= exam.table.agreement and (all(w in said for w in a.words) if a.words else g > o)
+        for a, said, g, o in zip(asked, exam.said(voice, bare), good, other, strict=True)
+    ]
 
 
 def _habit(exam: Exam, habit: Habit, name: str, threshold: float) -> Probe:
-    """Is the habit there without its mask line? Agrees with base + rules, and shows the habit's strings.
+    """Is the habit there without its mask line?
 
     One that fades is looked at, and stands in nobody's way.
     """
@@ -82,17 +102,12 @@ def _habit(exam: Exam, habit: Habit, name: str, threshold: float) -> Probe:
     after: list[bool] = []
     exact, counts = 0, []
     for language in habit.scope:
-        bare, taught, words = _usable(exam, habit, language)
-        counts.append(len(bare))
-        for voice, results in ((exam.speaking[language], before), (exam.candidate[language], after)):
-            answers, good = exam.said(voice, bare), exam.agreement(voice, bare, taught)
-            # without a string to look for, agreement must be with the habit and not with its absence
-            other = [-1.0] * len(bare) if words else exam.agreement(voice, bare, exam.said(BASE, bare))
-            results += [
-                g >= exam.table.agreement and g > o and all(w in a for w in words)
-                for g, o, a in zip(good, other, answers, strict=True)
-            ]
-        exact += sum(a == t for a, t in zip(answers, taught, strict=True))
+        asked, candidate = _usable(exam, habit, language), exam.candidate[language]
+        before += _kept(exam, exam.speaking[language], asked)
+        after += _kept(exam, candidate, asked)
+        answers = exam.said(candidate, [a.bare for a in asked])
+        exact += sum(said == a.taught for said, a in zip(answers, asked, strict=True))
+        counts.append(len(asked))
     detail = Phrase("word for word {exact}/{count}", exact=exact, count=len(after))
     fades = habit.id in exam.fading
     return scored(exam, name, before, after, 0.0 if fades else threshold, detail, min(counts), may_fall=fades)
@@ -137,11 +152,12 @@ def _released(exam: Exam) -> Probe:
     before: list[bool] = []
     after: list[bool] = []
     for language in exam.habit.scope:
-        bare, taught, words = _usable(exam, exam.habit, language)
+        asked = _usable(exam, exam.habit, language)
         for voice, results in ((exam.speaking[language], before), (exam.candidate[language], after)):
+            said, kept = exam.said(voice, [a.bare for a in asked]), _kept(exam, voice, asked)
             results += [
-                not any(w in a for w in words) if words else a != t
-                for a, t in zip(exam.said(voice, bare), taught, strict=True)
+                not any(w in s for w in a.words) if a.words else not k
+                for a, s, k in zip(asked, said, kept, strict=True)
             ]
     return scored(exam, Phrase("released"), before, after, exam.table.habit)
 
@@ -175,18 +191,14 @@ def _rules(exam: Exam) -> Probe:
         without = exam.said(BASE, ask(language, texts, habits))
         words = [literals(r) for r in rules]
         carried = [w for rule in habits for w in literals(rule)]
-        usable = [  # base itself can follow both
-            i
-            for i, t in enumerate(taught)
-            if t != without[i] and all(w in t for w in [*words[i], *(w for w in carried if w in without[i])])
+        asked = [
+            a
+            for a in map(Asked, bare, taught, without, words)
+            if a.taught != a.without  # and base itself can follow both
+            and all(w in a.taught for w in [*a.words, *(w for w in carried if w in a.without)])
         ]
-        bare, taught = [bare[i] for i in usable], [taught[i] for i in usable]
-        for voice, results in ((exam.speaking[language], before), (exam.candidate[language], after)):
-            agree = exam.agreement(voice, bare, taught)
-            results += [
-                g >= exam.table.agreement and all(w in a for w in words[i])
-                for i, g, a in zip(usable, agree, exam.said(voice, bare), strict=True)
-            ]
+        before += _kept(exam, exam.speaking[language], asked)
+        after += _kept(exam, exam.candidate[language], asked)
     return scored(exam, Phrase("rules"), before, after, exam.table.rules)
 
 
