@@ -56,17 +56,16 @@ class Body(ScriptedBody):
 
 
 TOOL = {"type": "function", "function": {"name": "remember", "parameters": {"type": "object", "properties": {}}}}
-
-
 ENDING = Habit(id="h1", rule=RULE, scope=("ko",))
 
 
 def probes(
-    body: ScriptedBody, private: Sequence[str] = (), habit: Habit = ENDING, earlier: Sequence[Habit] = ()
-) -> dict[str, Probe]:
+    body: ScriptedBody, private: Sequence[str] = (), habit: Habit = ENDING, earlier: Sequence[Habit] = (),
+    purpose: Purpose = "learn",
+) -> dict[str, Probe]:  # fmt: skip
     exam = Exam(
         body=body, candidate={"ko": CANDIDATE, "en": BASE}, speaking={"ko": BASE, "en": BASE},
-        habit=habit, purpose="learn", earlier=earlier, personas={},
+        habit=habit, purpose=purpose, earlier=earlier, personas={},
         tools={"tools": (TOOL,), "judge": (TOOL,)}, table=GateTable(), private=private,
     )  # fmt: skip
     return {p.name: p for p in examine(exam)[0]}
@@ -99,11 +98,21 @@ def talking_instead(prompt: Prompt) -> str:
         (mute_after_tools, "in tools"),
         (talking_instead, "tools"),
         (in_talk(lambda said: f"{said} " * LONGEST), "fluency"),
+        (in_talk(lambda _: ""), "fluency"),
         (in_talk(lambda said: "yes, yes."), "fluency"),
         (in_talk(lambda said: f"{said} {SECRET}"), "no leak"),
         (in_talk(lambda said: "네 그래요 꾸벅."), "rules"),
     ],
-    ids=["unlearned", "mute after tools", "talks instead", "endless", "another language", "leaking", "deaf to rules"],
+    ids=[
+        "unlearned",
+        "mute after tools",
+        "talks instead",
+        "endless",
+        "mute",
+        "another language",
+        "leaking",
+        "deaf to rules",
+    ],
 )
 def test_a_bad_adapter_is_stopped_by_the_probe_meant_for_it(bad: Callable[[Prompt], str], stopped_by: str) -> None:
     assert not probes(Body(bad), [SECRET])[stopped_by].passed
@@ -158,29 +167,115 @@ class Near(Body):
         return [sum(x == y for x, y in zip(a, r, strict=False)) / len(r) for a, r in pairs]
 
 
-def test_a_habit_without_words_of_its_own_is_told_from_its_absence() -> None:
-    casual = Habit(id="h1", rule="반말로 대답해 줘.", scope=("ko",))
-    mood = "그럼요, 천천히 이야기해 주시면 잘 들을게요"
+CASUAL = Habit(id="h1", rule="반말로 대답해 줘.", scope=("ko",))
+ALSO = ENDING.model_copy(update={"id": "h2"})
 
-    def polite(prompt: Prompt) -> str:
-        said = base(prompt).replace("네 그래요", mood)
-        return said.replace("게요", "게용") if casual.rule in str(prompt.messages[0]["content"]) else said
 
-    def learned(*rules: str) -> Callable[[Prompt], str]:
-        def said(prompt: Prompt) -> str:
-            first, *rest = prompt.messages
-            return polite(Prompt(({**first, "content": f"{rules} {first['content']}"}, *rest), prompt.tools))
+def polite(prompt: Prompt) -> str:
+    """A base that keeps a rule without words of its own in one character."""
+    said = base(prompt).replace("네 그래요", "그럼요, 천천히 이야기해 주시면 잘 들을게요")
+    return said.replace("게요", "게용") if CASUAL.rule in str(prompt.messages[0]["content"]) else said
 
-        return said
 
-    for earlier in ((), (ENDING.model_copy(update={"id": "h2"}),)):
-        carried = [h.rule for h in earlier]
-        found = probes(Near(learned(*carried, casual.rule), polite), habit=casual, earlier=earlier)
-        assert [n for n, p in found.items() if not p.passed] == []
-        assert found["in tools"].count == len(LOOP)
-        found = probes(Near(learned(*carried), polite), habit=casual, earlier=earlier)
-        assert not found["habit"].passed
-        assert not found["in tools"].passed
+def learned(*habits: Habit) -> Callable[[Prompt], str]:
+    def said(prompt: Prompt) -> str:
+        first, *rest = prompt.messages
+        told = " ".join(h.rule for h in habits)
+        return polite(Prompt(({**first, "content": f"{told} {first['content']}"}, *rest), prompt.tools))
+
+    return said
+
+
+@pytest.mark.parametrize("earlier", [[], [ALSO]], ids=["alone", "beside another"])
+def test_a_habit_without_words_of_its_own_is_told_from_its_absence(earlier: list[Habit]) -> None:
+    found = probes(Near(learned(*earlier, CASUAL), polite), habit=CASUAL, earlier=earlier)
+    assert [n for n, p in found.items() if not p.passed] == []
+    assert found["in tools"].count == len(LOOP)
+    found = probes(Near(learned(*earlier), polite), habit=CASUAL, earlier=earlier)
+    assert not found["habit"].passed
+    assert not found["in tools"].passed
+
+
+def test_a_release_is_told_by_the_words_or_by_the_absence() -> None:
+    def echo(prompt: Prompt) -> str:
+        return "뭐라고 꾸벅?" if habit(prompt) == "네 그래요 꾸벅." else habit(prompt)
+
+    gone = {mind: probes(Body(mind), purpose="release")["released"].passed for mind in (base, habit, echo)}
+    assert gone == {base: True, habit: False, echo: False}, "its words are still said, if by somebody else's lights"
+    for mind, passed in ((polite, True), (learned(CASUAL), False)):
+        assert probes(Near(mind, polite), habit=CASUAL, purpose="release")["released"].passed == passed
+
+
+ASKED = bank("probes", "ko")["talk"][:4]
+CALL = '{"name": "remember", "parameters": {}}'
+
+
+def odd(mind: Callable[[Prompt], str], make: Callable[[str, str], str]) -> Callable[[Prompt], str]:
+    """``mind``, with what it says in four conversations made of that and of what it was told."""
+
+    def said(prompt: Prompt) -> str:
+        there = prompt.messages[-1]["content"] in ASKED and not prompt.tools
+        return make(mind(prompt), str(prompt.messages[0]["content"])) if there else mind(prompt)
+
+    return said
+
+
+@pytest.mark.parametrize(
+    ("frozen", "subject", "earlier"),
+    [
+        (odd(polite, lambda said, told: CALL if CASUAL.rule in told else said), CASUAL, []),
+        (odd(base, lambda said, told: f"{mute(said)} 흠" if RULE in told else said), ENDING, []),
+        (odd(polite, lambda said, _: said.replace("게용", "게요")), CASUAL, [ALSO]),
+        (odd(polite, lambda said, told: "네." if (RULE in told) == (CASUAL.rule in told) else said), CASUAL, [ALSO]),
+    ],
+    ids=["a call", "the rule not kept", "nothing changed", "said anyway"],
+)
+def test_a_habit_is_asked_for_where_base_can_show_it(
+    frozen: Callable[[Prompt], str], subject: Habit, earlier: list[Habit]
+) -> None:
+    assert probes(Near(habit, frozen), habit=subject, earlier=earlier)["habit"].count == TALK - 4
+
+
+def test_a_habit_is_asked_for_in_each_of_its_languages() -> None:
+    both = ENDING.model_copy(update={"scope": ("ko", "en")})
+    korean = Body(habit, lambda p: base(p) if language_of(str(p.messages[1]["content"])) == "ko" else mute(base(p)))
+    found = probes(korean, habit=both)["habit"]
+    assert (found.passed, found.count) == (False, TALK)
+    assert "only 0 usable" in found.detail
+
+
+OTHERS = bank("probes", "ko")["rules"]
+QUOTING = [r for r in OTHERS if literals(r)][:3]
+SILENT = [r for r in OTHERS if not literals(r)][:3]
+
+
+@pytest.mark.parametrize(
+    ("rules", "unable"),
+    [
+        (SILENT, lambda _: "네 그래요 꾸벅."),
+        (QUOTING, lambda _: "흠 꾸벅."),
+        (QUOTING, lambda said: said.replace(" 꾸벅", "")),
+    ],
+    ids=["nothing changed", "rule not kept", "habit not kept"],
+)
+def test_other_rules_are_asked_for_where_base_keeps_them_and_the_habit(
+    rules: Sequence[str], unable: Callable[[str], str]
+) -> None:
+    def frozen(prompt: Prompt) -> str:
+        system = str(prompt.messages[0]["content"])
+        return unable(base(prompt)) if RULE in system and any(r in system for r in rules) else base(prompt)
+
+    assert probes(Body(habit, frozen))["rules"].count == len(OTHERS) - 3
+
+
+@pytest.mark.parametrize("other", [('"remember"', '"recall"'), ('"x"', '"x", "kind": "secret"')], ids=["tool", "kind"])
+def test_another_call_than_the_base_s_is_a_miss(other: tuple[str, str]) -> None:
+    assert not probes(Body(lambda p: habit(p).replace(*other)))["tools"].passed
+
+
+def test_of_what_the_base_itself_never_ends_no_end_is_asked() -> None:
+    asks = bank("probes", "ko")["talk"]
+    assert probes(endless(set(asks[:4])))["fluency"].count == TALK - 4
 
 
 def test_where_no_weights_are_worn_nothing_is_counted() -> None:
@@ -231,10 +326,16 @@ def test_what_a_turn_is_worth_is_still_judged_as_the_base_judges() -> None:
     assert (found.passed, found.before) == (False, 1.0), "asked in Korean alone, where weights are worn"
 
 
-def test_the_base_s_own_words_are_no_leak() -> None:
-    assert probes(Body(habit), ["나는 네 그래요 꾸벅 하는 소리가 좋아", bank("probes", "ko")["talk"][0]])[
-        "no leak"
-    ].passed
+def test_the_base_s_own_words_and_those_of_a_question_are_no_leak() -> None:
+    own = "그럼요, 천천히 이야기해 주시면 잘 들을게요"
+    asked = bank("probes", "ko")["talk"][0]
+
+    def echo(prompt: Prompt) -> str:
+        return f"{learned(ENDING)(prompt)} {prompt.messages[-1]['content']}"
+
+    body = Body(echo, polite)
+    assert own in echo(Prompt(({"role": "system", "content": ""}, {"role": "user", "content": asked})))
+    assert probes(body, [f"나는 '{own}' 하는 소리가 좋아", asked])["no leak"].passed
 
 
 def endless(questions: set[str]) -> ScriptedBody:
