@@ -6,7 +6,7 @@ import json
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
     from agent.models.vllm import Server
+    from agent.ports import Prompt
+    from tests.doors import Make
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -125,3 +127,19 @@ def server(serving: Path) -> Server:
 def bag_path(tmp_path: Path) -> Path:
     """Where a fresh bag may be made; nothing is there yet."""
     return tmp_path / "bag"
+
+
+@pytest.fixture
+def spoken(tmp_path: Path) -> Iterator[Make]:
+    """Makes beings that say what a test decides, each behind a real door."""
+    from tests.doors import Spoken
+
+    made: list[Spoken] = []
+
+    def make(decide: Callable[[Prompt], str]) -> Spoken:
+        made.append(Spoken(tmp_path / f"bag{len(made)}", decide))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.open.__exit__(None, None, None)
