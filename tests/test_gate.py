@@ -95,6 +95,7 @@ def talking_instead(prompt: Prompt) -> str:
     ("bad", "stopped_by"),
     [
         (base, "habit"),
+        (in_talk(lambda _: "딴소리 꾸벅."), "habit"),
         (mute_after_tools, "in tools"),
         (talking_instead, "tools"),
         (in_talk(lambda said: f"{said} " * LONGEST), "fluency"),
@@ -105,6 +106,7 @@ def talking_instead(prompt: Prompt) -> str:
     ],
     ids=[
         "unlearned",
+        "its words alone",
         "mute after tools",
         "talks instead",
         "endless",
@@ -324,6 +326,7 @@ def test_what_a_turn_is_worth_is_still_judged_as_the_base_judges() -> None:
 
     found = probes(Body(numb))["unrelated"]
     assert (found.passed, found.before) == (False, 1.0), "asked in Korean alone, where weights are worn"
+    assert found.count == 56, "two on which base itself wavers shall not cost a good habit its exam"
 
 
 def test_the_base_s_own_words_and_those_of_a_question_are_no_leak() -> None:
