@@ -50,7 +50,7 @@ def quick(site: Site) -> list[Section]:
 def full(site: Site) -> list[Section]:
     """Everything, what a reader wants first first."""
     pairs = [partial(conflict.conflicts, site, chain, 5) for chain in conflict.CHAINS]
-    forgotten = [partial(forgetting.forgetting, site, pair) for pair in forgetting.PAIRS]
+    forgotten = [partial(forgetting.forgetting, site, pair, s) for s in (1, 2, 3) for pair in forgetting.PAIRS]
     ways = {way: [partial(methods.compared, site, way, n, 1) for n in ("ko-name", "en-ending")] for way in methods.WAYS}
     return [
         in_sequence(site, list(LESSONS), (1, 2, 3)),

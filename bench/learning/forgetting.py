@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import statistics
+
 from agent.ports import BASE, Voice
 from app.habitus import Habitus
-from bench.learning.lessons import LESSONS, Json, Site, asked, judged, learn, lived, replies, share
+from bench.learning.lessons import LESSONS, Json, Site, asked, judged, learn, lived, replies, share, spread
 
 WEIGHTS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 PAIRS = (("ko-ending", "ko-name"), ("en-name", "en-ending"))  # learned, and learned besides
 
 
-def forgetting(site: Site, pair: tuple[str, str], seed: int = 1) -> list[Json]:
+def forgetting(site: Site, pair: tuple[str, str], seed: int) -> list[Json]:
     """Learn the first habit, weigh it down, learn the second into the same core, forget the first."""
     gone, stays = LESSONS[pair[0]], LESSONS[pair[1]]
 
@@ -33,19 +35,26 @@ def forgetting(site: Site, pair: tuple[str, str], seed: int = 1) -> list[Json]:
         return learn(being, stays, pair[1]) | examined(being)
 
     def third(being: Habitus) -> Json:
+        moved: dict[str, float] = {}
         for habit in [h.id for h in being.habits() if h.rule == gone.rule]:  # none where the gate refused it
-            being.forget(habit)
-        return examined(being)
+            gate = being.forget(habit)["gate"]
+            moved = {p["name"]: p["after"] - p["before"] for p in gate["probes"][1:] if p["count"]}
+        return examined(being) | {"moved": moved}
 
-    return lived(site, f"forgetting-{pair[0]}", seed, [("learn", first), ("besides", second), ("forget", third)])
+    return lived(site, f"forgetting-{pair[0]}-{seed}", seed, [("learn", first), ("besides", second), ("forget", third)])
 
 
 def table(runs: list[list[Json]]) -> str:
-    lines = ["| forgotten | never learned | learned | with another | forgotten | the other before → after | judgements after | weight → still followed |", "|---|---|---|---|---|---|---|---|"]  # fmt: skip
-    for one, two, three in runs:
-        curve = ", ".join(f"{w} {s:.0%}" for w, s in one["curve"].items())
-        lines.append(
-            f"| {one['habit']} | {one['never']:.0%} | {one['gone']:.0%} | {two['gone']:.0%} | {three['gone']:.0%} "
-            f"| {two['stays']:.0%} → {three['stays']:.0%} | {three['judged']:.0%} | {curve} |"
-        )
-    return "\n".join(lines)
+    """A line for each habit forgotten, over the seeds."""
+    lines = ["| forgotten | never learned | learned | with another | forgotten | the other, before | after | other probes of the gate, after − before, points | judgements after |", "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    curves = ["| weight of the part | " + " | ".join(map(str, WEIGHTS)) + " |", "|---" * (len(WEIGHTS) + 1) + "|"]
+    for name in dict.fromkeys(one["habit"] for one, _, _ in runs):
+        ones, twos, threes = zip(*(r for r in runs if r[0]["habit"] == name), strict=True)
+        cells = [(ones, "never"), (ones, "gone"), (twos, "gone"), (threes, "gone"), (twos, "stays"), (threes, "stays")]
+        shares = [spread([100 * stage[what] for stage in stages]) for stages, what in cells]
+        shares.append(spread([100 * points for stage in threes for points in stage["moved"].values()], ""))
+        shares.append(spread([100 * stage["judged"] for stage in threes]))
+        lines.append(f"| {name} | {' | '.join(shares)} |")
+        faded = [statistics.median(one["curve"][str(w)] for one in ones) for w in WEIGHTS]
+        curves.append(f"| {name}, still followed | {' | '.join(f'{share:.0%}' for share in faded)} |")
+    return "\n".join([*lines, "", *curves])

@@ -193,4 +193,5 @@ def spread(values: Sequence[float], unit: str = " %") -> str:
     """Median (lowest–highest)."""
     if not values:
         return "–"
-    return f"{statistics.median(values):.1f}{unit} ({min(values):.1f}–{max(values):.1f})"
+    middle, low, high = (round(x, 1) + 0.0 for x in (statistics.median(values), min(values), max(values)))  # no -0.0
+    return f"{middle}{unit} ({low}–{high})"
