@@ -25,6 +25,7 @@ from agent.models.base import SEEDLING, digest_of
 from bench.learning import conflict, forgetting, gating, methods, persona, sequence
 from bench.learning.lessons import ASKED, LESSONS, ROOT, Site
 
+SEEDS = (1, 2, 3)
 QUICK = ["ko-name", "en-ending"]
 QUICK_PAIRS = {"ko-ending": 3, "en-name": 2}
 LIGHT = "[rumination]\nexamples = 32\nanchors = 96\n"  # fewer rows
@@ -50,10 +51,10 @@ def quick(site: Site) -> list[Section]:
 def full(site: Site) -> list[Section]:
     """Everything, what a reader wants first first."""
     pairs = [partial(conflict.conflicts, site, chain, 5) for chain in conflict.CHAINS]
-    forgotten = [partial(forgetting.forgetting, site, pair, s) for s in (1, 2, 3) for pair in forgetting.PAIRS]
+    forgotten = [partial(forgetting.forgetting, site, pair, s) for s in SEEDS for pair in forgetting.PAIRS]
     ways = {way: [partial(methods.compared, site, way, n, 1) for n in ("ko-name", "en-ending")] for way in methods.WAYS}
     return [
-        in_sequence(site, list(LESSONS), (1, 2, 3)),
+        in_sequence(site, list(LESSONS), SEEDS),
         Section("Forgetting", {"forgotten": forgotten}, lambda f: forgetting.table(f["forgotten"])),
         contradicting(pairs),
         gate(site, list(gating.BAD)),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
-
 from agent.ports import BASE, Voice
 from app.habitus import Habitus
 from bench.learning.lessons import LESSONS, Json, Site, asked, judged, learn, lived, replies, share, spread
@@ -38,7 +36,9 @@ def forgetting(site: Site, pair: tuple[str, str], seed: int) -> list[Json]:
         moved: dict[str, float] = {}
         for habit in [h.id for h in being.habits() if h.rule == gone.rule]:  # none where the gate refused it
             gate = being.forget(habit)["gate"]
-            moved = {p["name"]: p["after"] - p["before"] for p in gate["probes"][1:] if p["count"]}
+            moved = {
+                p["name"]: p["after"] - p["before"] for p in gate["probes"] if p["count"] and p["name"] != "released"
+            }
         return examined(being) | {"moved": moved}
 
     return lived(site, f"forgetting-{pair[0]}-{seed}", seed, [("learn", first), ("besides", second), ("forget", third)])
@@ -46,15 +46,18 @@ def forgetting(site: Site, pair: tuple[str, str], seed: int) -> list[Json]:
 
 def table(runs: list[list[Json]]) -> str:
     """A line for each habit forgotten, over the seeds."""
-    lines = ["| forgotten | never learned | learned | with another | forgotten | the other, before | after | other probes of the gate, after − before, points | judgements after |", "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
-    curves = ["| weight of the part | " + " | ".join(map(str, WEIGHTS)) + " |", "|---" * (len(WEIGHTS) + 1) + "|"]
+    lines = ["| forgotten | never learned | learned | with another | forgotten | the other, before | after | most that any other probe of the gate fell, points | judgements after |", "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    curves = [
+        "| weight of the part, % still followed | " + " | ".join(map(str, WEIGHTS)) + " |",
+        "|---" * (len(WEIGHTS) + 1) + "|",
+    ]
     for name in dict.fromkeys(one["habit"] for one, _, _ in runs):
         ones, twos, threes = zip(*(r for r in runs if r[0]["habit"] == name), strict=True)
         cells = [(ones, "never"), (ones, "gone"), (twos, "gone"), (threes, "gone"), (twos, "stays"), (threes, "stays")]
         shares = [spread([100 * stage[what] for stage in stages]) for stages, what in cells]
-        shares.append(spread([100 * points for stage in threes for points in stage["moved"].values()], ""))
+        shares.append(spread([-100 * min(0, *stage["moved"].values()) for stage in threes if stage["moved"]], ""))
         shares.append(spread([100 * stage["judged"] for stage in threes]))
         lines.append(f"| {name} | {' | '.join(shares)} |")
-        faded = [statistics.median(one["curve"][str(w)] for one in ones) for w in WEIGHTS]
-        curves.append(f"| {name}, still followed | {' | '.join(f'{share:.0%}' for share in faded)} |")
+        faded = [spread([100 * one["curve"][str(w)] for one in ones], "") for w in WEIGHTS]
+        curves.append(f"| {name} | {' | '.join(faded)} |")
     return "\n".join([*lines, "", *curves])
