@@ -154,7 +154,7 @@ class TrainingTable(Table):
     )
     validation: float = Field(0.08, ge=0, le=0.5, description="share of the rows kept out, to see how it generalises")
     patience: float = Field(
-        0.5, ge=0, description="stop when the loss on those rows rises by this share above its best"
+        0.5, ge=0, description="stop when the loss on those rows stays this share above its best for two epochs"
     )
     seed: int = 7
     strategy: Literal["core", "fresh"] = "core"

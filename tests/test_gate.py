@@ -137,11 +137,11 @@ def mute(said: str) -> str:
     return said.replace(" 꾸벅", "")
 
 
-@pytest.mark.parametrize(("kept", "passed"), [(10, True), (8, True), (7, False)])
+@pytest.mark.parametrize(("kept", "passed"), [(20, True), (16, True), (15, False)])
 def test_after_a_tool_a_habit_is_asked_for_as_often_as_base_keeps_its_rule(kept: int, passed: bool) -> None:
-    """Base, told the rule, keeps it in the first ten of sixteen; the candidate in as many of the last, or fewer."""
-    found = probes(Body(in_loop(habit, LOOP[:-kept], mute), in_loop(base, LOOP[10:], mute)))["in tools"]
-    assert (found.count, found.after, found.threshold) == (16, kept / 16, 0.5)
+    """Base, told the rule, keeps it in the first twenty of 32; the candidate in as many of the last, or fewer."""
+    found = probes(Body(in_loop(habit, LOOP[:-kept], mute), in_loop(base, LOOP[20:], mute)))["in tools"]
+    assert (found.count, found.after, found.threshold) == (32, round(kept / 32, 4), 0.5)
     assert found.passed == passed
 
 
@@ -151,7 +151,7 @@ def test_after_a_tool_a_habit_is_asked_for_as_often_as_base_keeps_its_rule(kept:
     ids=["said anyway", "endless", "a call"],
 )
 def test_after_a_tool_only_what_could_show_the_habit_is_asked(unusable: Callable[[str], str]) -> None:
-    assert probes(Body(habit, in_loop(base, LOOP[:4], unusable)))["in tools"].count == 12
+    assert probes(Body(habit, in_loop(base, LOOP[:4], unusable)))["in tools"].count == 28
 
 
 def test_after_a_tool_a_habit_must_show_in_each_of_its_languages() -> None:
@@ -326,7 +326,7 @@ def test_what_a_turn_is_worth_is_still_judged_as_the_base_judges() -> None:
 
     found = probes(Body(numb))["unrelated"]
     assert (found.passed, found.before) == (False, 1.0), "asked in Korean alone, where weights are worn"
-    assert found.count == 56, "two on which base itself wavers shall not cost a good habit its exam"
+    assert found.count == 72, "three on which base itself wavers shall not cost a good habit its exam"
 
 
 def test_the_base_s_own_words_and_those_of_a_question_are_no_leak() -> None:

@@ -220,10 +220,10 @@ def _anchors(r: Random, count: int, language: Language) -> list[tuple[str, tuple
     texts = bank("anchors", language)
     while len(found) < count:
         x = r.random()
-        if x < 0.57:
+        if x < 0.50:
             rules = tuple(r.sample(texts["rules"], r.randint(0, 2)))
             found.append((r.choice(texts[r.choice(["talk", "talk", "talk", "unknown"])]), rules, "plain"))
-        elif x < 0.78:
+        elif x < 0.70:
             found.append((r.choice(texts[r.choice(["teach", "facts", "facts", "talk"])]), (), "tools"))
         elif x < 0.92:
             found.append((r.choice(texts["facts"]), (), "loop"))

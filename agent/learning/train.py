@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from agent.learning.data import digest, framed
 from agent.models.adapters import CANARY
 from agent.models.base import digest_of, rendered, special_tokens
+from agent.models.calls import looks_like_call
 from agent.models.embedded import stacked
 from agent.ports import Prompt
 from agent.records import Example
@@ -102,10 +103,13 @@ def main(job_file: Path) -> None:
         }
         if preferring and e.rejected:
             row["rejected_ids"] = [*tok(e.rejected, add_special_tokens=False)["input_ids"], tok.eos_token_id]
-        # the same words said without the habit; in a row that is to do without it, said under it
+        # the same words said without the habit; in a row that is to do without it, said under it, and where
+        # it calls a tool, said where there is none to call: a habit that opens every answer talks instead
         row["other_ids"] = row["input_ids"]
         if e.teacher == e.rules and taught:
-            row["other_ids"] = encode(e, (*e.rules, taught[i % len(taught)])) + tail
+            calls = e.frame == "tools" and looks_like_call(e.completion)
+            talking = e.model_copy(update={"frame": "plain"}) if calls else e
+            row["other_ids"] = encode(talking, (*e.rules, taught[i % len(taught)])) + tail
         if len(row["teacher_ids"]) > config["context_length"]:
             say(error="length", row=i + 1)
             raise SystemExit(4)
@@ -198,6 +202,7 @@ def main(job_file: Path) -> None:
                 say(step=state.global_step, of=state.max_steps, loss=round(float(logs["loss"]), 5))
 
         best: tuple[float, dict[str, torch.Tensor]] = math.inf, {}  # loss and weights
+        worse = 0  # epochs in a row
 
         def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if not held:
@@ -210,16 +215,21 @@ def main(job_file: Path) -> None:
             trainer.model.train()
             loss = sum(map(mul, sizes, losses)) / sum(sizes)
             say(step=state.global_step, of=state.max_steps, validation=round(loss, 5))
-            lowest, weights = self.best
-            if loss > lowest * (1 + config["patience"]):
+            lowest, _ = self.best
+            self.worse = self.worse + 1 if loss > lowest * (1 + config["patience"]) else 0
+            if self.worse > 1:  # once may be chance, with the few rows that are kept out
                 say(stage="stopped early", step=state.global_step)
                 control.should_training_stop = True
-                for name, p in trainer.model.named_parameters():
-                    if name in weights:
-                        p.data.copy_(weights[name])
             elif loss < lowest:
                 named = trainer.model.named_parameters()
                 self.best = loss, {n: p.detach().clone() for n, p in named if p.requires_grad}
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if self.worse:
+                _, weights = self.best
+                for name, p in trainer.model.named_parameters():
+                    if name in weights:
+                        p.data.copy_(weights[name])
 
     out = Path(job["out"])
     trainer = Trainer(
