@@ -2,7 +2,8 @@
 
 Habits are filed by hand and go the product's own road from there: rows, approval, training, gate. They are
 examined on prompts that are in no corpus, no training row and no gate. Every result is a JSON file under
-``--out``; what is there is not done again. ``--write`` puts each section into docs/benchmarks.md as soon as it is done.
+``--out``; what is there is not done again. ``--write`` puts each section into docs/benchmarks.md as soon as it is done,
+and leaves what is written below its figures.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import hashlib
 import multiprocessing
 import os
+import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -106,7 +108,7 @@ def at_once(sections: Sequence[Section], workers: int, mark: str) -> Iterator[tu
                 text = f"{section.text(found)}\n\n*{taken(mine, mark)}*"
             except Exception as error:
                 traceback.print_exc()
-                text = f"**Failed**: {type(error).__name__}: {error}"
+                text = f"**Failed**: {type(error).__name__}: {error}\n\n*{date.today()}, code {mark}*"
             yield section.title, text
 
 
@@ -134,12 +136,16 @@ def seconds(found: Any) -> float:
 
 
 def put(page: str, title: str, text: str) -> str:
-    """A page with this section in place of the one of that title, or at the end."""
+    """A page with this section in place of the one of that title, or at the end.
+
+    What a person wrote about the figures stands below the line that says when they were taken, and stays.
+    """
     head, *sections = page.rstrip().split("\n## ")
     new = f"{title}\n\n{text}"
     places = [i for i, s in enumerate(sections) if s.split("\n")[0] == title]
-    sections = [new if i in places else s for i, s in enumerate(sections)] + ([] if places else [new])
-    return "\n## ".join(s.rstrip() + "\n" for s in (head, *sections))
+    for i in places:
+        sections[i] = new + "".join(re.split(r"^\*\d{4}-.*\*$", sections[i], maxsplit=1, flags=re.M)[1:])
+    return "\n## ".join(s.rstrip() + "\n" for s in (head, *sections, *([] if places else [new])))
 
 
 def main() -> None:
