@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from agent.learning.data import bank, is_probe, near_duplicate
 from bench.learning import conflict, forgetting, gating
 from bench.learning.__main__ import put
 from bench.learning.forgetting import WEIGHTS
-from bench.learning.lessons import spread
+from bench.learning.lessons import facts, spread
+from prompts import LANGUAGES
 
 PAGE = "# Benchmarks\n\n## One\n\nold\n\n*2026-11-01, code a*\n\nWritten by hand.\n\n## Two\n\n*2026-11-01, code a*\n"
 
@@ -57,3 +59,10 @@ def test_forgetting_shows_the_worst_fall_and_no_rise() -> None:
 
     found = forgetting.table([run({"rules": 0.05, "tools": -0.033}), run({"rules": 0.1}), run({"rules": -0.01})])
     assert "| 1.0 (0.0–3.3) | 100.0 % (100.0–100.0) |" in found
+
+
+def test_what_is_told_in_front_of_a_tool_is_in_no_training_row_and_no_gate() -> None:
+    for x in LANGUAGES:
+        anchors = bank("anchors", x)["facts"]
+        assert len(set(facts(x))) == 24
+        assert [t for t in facts(x) if is_probe(t) or any(near_duplicate(t, a, 0.6) for a in anchors)] == []

@@ -9,6 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,6 +155,12 @@ def melted(weights: Path, adapter: Path, target: Path) -> Path:
 def practice(language: Language, name: str, seed: int) -> list[str]:
     """Forty-eight prompts to practise with, from the anchors' talk."""
     return Random(f"{seed}/{name}").sample(bank("anchors", language)["talk"], 48)
+
+
+def facts(language: Language) -> list[str]:
+    """What a person tells, for prompts in which a tool has answered."""
+    told: dict[str, list[str]] = tomllib.loads((Path(__file__).parent / "facts.toml").read_text("utf-8"))
+    return told[language]
 
 
 def asked(names: Sequence[str], language: Language) -> list[Prompt]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from random import Random
 
 from agent.bag import Bag
-from agent.learning.data import literals, personas, rows
+from agent.learning.data import LONGEST, framed, literals, personas, rows
 from agent.learning.proposing import config_of
 from agent.models.base import SEEDLING
 from agent.models.embedded import EmbeddedBody
@@ -21,12 +21,14 @@ from agent.ports import BASE
 from agent.records import Example, Habit
 from agent.settings import ModelTable
 from app.habitus import Habitus
+from app.wiring import open_habitus
 from bench.learning.lessons import (
     LESSONS,
     Json,
     Site,
     asked,
     content,
+    facts,
     fitted,
     judged,
     kept,
@@ -62,7 +64,35 @@ def ours(site: Site, names: list[str], seed: int) -> list[Json]:
         }
 
     stages = [(name, lambda being, i=i: stage(being, i)) for i, name in enumerate(order)]
-    return lived(site, f"sequence-{seed}", seed, stages)
+    home = f"sequence-{seed}"
+    found = lived(site, home, seed, stages)
+
+    def end() -> Json:
+        return in_loop(open_habitus(str(site.out / home / f"after-{len(order)}")))
+
+    found[-1]["in_loop"] = kept(site.out / home / "in-loop.json", end)
+    return found
+
+
+def in_loop(being: Habitus) -> Json:
+    """When a tool has answered: which habits show their words, base told all of them beside it, and what leaks.
+
+    Only of habits whose words can be looked for.
+    """
+    bag, shown, taught, leaked = being.bag, {}, {}, []
+    quoting = {h.rule: (h.scope, literals(h.rule)) for h in being.habits() if literals(h.rule)}
+    for x in LANGUAGES:
+        rules = [h.rule for h in being.habits() if x in h.scope]
+        bare, masked = ([framed(x, t, told, "", "loop", bag.toolboxes) for t in facts(x)] for told in ([], rules))
+        said = bag.body.answers(bare, bag.selves.voice(bag.selves.current(), x), LONGEST)
+        base = bag.body.answers(masked, BASE, LONGEST)
+        for rule, (scope, words) in quoting.items():
+            if x in scope:
+                shown[rule], taught[rule] = (
+                    statistics.mean(all(w in a for w in words) for a in y) for y in (said, base)
+                )
+        leaked += [any(w in a for scope, words in quoting.values() if x not in scope for w in words) for a in said]
+    return {"shown": shown, "taught": taught, "leaked": statistics.mean(leaked)}
 
 
 Said = Mapping[Language, Sequence[str]]
@@ -168,6 +198,10 @@ def table(ours: list[list[Json]], theirs: list[list[Json]]) -> str:
     def inside(what: str) -> str:
         return spread([100 * i[what] for i in inner if i[what] is not None])
 
+    def after_tool(what: str) -> str:
+        ends = [run[-1]["in_loop"][what] for run in ours]
+        return spread([100 * statistics.mean(e.values() if isinstance(e, dict) else [e]) for e in ends])
+
     lines = [
         "| | Habitus | SFT, merged | goal |", "|---|---|---|---|",
         f"| rule followed just after learning | {spread(a['just'])} | {spread(b['just'])} | ≥ 95 % |",
@@ -180,6 +214,9 @@ def table(ours: list[list[Json]], theirs: list[list[Json]]) -> str:
         f"| without the mask, content as base without any rule | {inside('content')} | | |",
         f"| the same of base with the mask | {inside('content_taught')} | | |",
         f"| a habit's words outside its scope | {inside('leaked')} | | ≤ 2 % |",
+        f"| after a tool, in the end: answers that show a habit's words | {after_tool('shown')} | | |",
+        f"| the same of base with the mask | {after_tool('taught')} | | |",
+        f"| a habit's words outside its scope, after a tool | {after_tool('leaked')} | | ≤ 2 % |",
         f"| prompt tokens saved each turn, in the end | {spread(last, '')} | | |",
         f"| rejected by the gate | {rejected} of {sum(map(len, ours))} | | |",
     ]  # fmt: skip
