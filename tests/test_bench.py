@@ -7,7 +7,8 @@ from bench.learning import conflict, forgetting, gating
 from bench.learning.__main__ import put
 from bench.learning.forgetting import WEIGHTS
 from bench.learning.lessons import facts, spread
-from prompts import LANGUAGES
+from bench.learning.sequence import leaked
+from prompts import LANGUAGES, Language
 
 PAGE = "# Benchmarks\n\n## One\n\nold\n\n*2026-11-01, code a*\n\nWritten by hand.\n\n## Two\n\n*2026-11-01, code a*\n"
 
@@ -59,6 +60,12 @@ def test_forgetting_shows_the_worst_fall_and_no_rise() -> None:
 
     found = forgetting.table([run({"rules": 0.05, "tools": -0.033}), run({"rules": 0.1}), run({"rules": -0.01})])
     assert "| 1.0 (0.0–3.3) | 100.0 % (100.0–100.0) |" in found
+
+
+def test_a_habit_s_words_leak_in_the_other_language_only() -> None:
+    said: dict[Language, list[str]] = {"ko": ["네 꾸벅.", "네 zibble."], "en": ["Yes zibble.", "Yes."]}
+    assert leaked(["ko-ending", "en-ending"], said) == 0.25
+    assert leaked(["ko-ending", "ko-casual"], said) == 0
 
 
 def test_what_is_told_in_front_of_a_tool_is_in_no_training_row_and_no_gate() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agent.learning.data import bank, framed, rows
-from agent.learning.train import kept_out
+from agent.learning.train import kept_out, otherwise
 from agent.models.scripted import ScriptedBody
 from agent.ports import Prompt
 from agent.records import Example, Habit
@@ -111,3 +111,15 @@ def test_rows_by_which_a_training_is_watched_share_no_prompt_with_others_and_are
     assert apart == kept_out(examples, 1 / 12, 7)
     assert apart != kept_out(examples, 1 / 12, 8)
     assert kept_out(examples[:20], 1 / 12, 7) == kept_out(examples, 0, 7) == set()
+
+
+def test_what_a_row_is_held_against_is_what_would_be_said_if_the_habit_leaked_or_were_not_there() -> None:
+    call = Example(origin="anchor", language="ko", prompt="x", completion='{"name": "remember", "parameters": {"text": "x"}}', frame="tools", rules=("r",), teacher=("r",))  # fmt: skip
+    judged = call.model_copy(update={"frame": "judge"})
+    talk = call.model_copy(update={"completion": "그래."})
+    assert otherwise(call, ["a", "b"], 3) == (call.model_copy(update={"frame": "plain"}), ("r", "b")), "it would talk"
+    assert otherwise(talk, ["a", "b"], 2) == (talk, ("r", "a"))
+    assert otherwise(judged, ["a"], 0) == (judged, ("r", "a"))
+    assert otherwise(call, [], 0) == (call, ("r",)), "nothing could leak"
+    own = talk.model_copy(update={"teacher": ("r", "a")})
+    assert otherwise(own, ["a"], 0) == (own, ("r",)), "without the habit"

@@ -13,6 +13,7 @@ from unicodedata import normalize
 import pytest
 
 from agent.learning.data import PROBED, bank, is_probe, near_duplicate
+from bench.learning.lessons import facts
 from graphs.converse import toolbox
 from prompts import Language
 from seedling import corpus, speech, talks
@@ -232,11 +233,11 @@ def filled(text: str, language: Language) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_no_question_of_the_gate_is_like_anything_the_corpus_asks(language: Language) -> None:
+def test_no_question_of_the_gate_or_the_benchmark_is_like_anything_the_corpus_asks(language: Language) -> None:
     asks = {text for i in speech.intents() for ask in i.asks[language] for text in filled(ask, language)}
     asks |= {q for part in speech.unknown().values() for q in part[language]}
     asks |= {text for f in speech.facts()["fact"] for key in ("tell", "ask") for text in f[language][key]}
-    probes = [p for key in PROBED for p in bank("probes", language)[key]]
+    probes = [*facts(language), *(p for key in PROBED for p in bank("probes", language)[key])]
     assert len(asks) > 3000
     assert [(p, ask) for p in probes for ask in asks if near_duplicate(p, ask)] == []
 

@@ -103,13 +103,7 @@ def main(job_file: Path) -> None:
         }
         if preferring and e.rejected:
             row["rejected_ids"] = [*tok(e.rejected, add_special_tokens=False)["input_ids"], tok.eos_token_id]
-        # the same words said without the habit; in a row that is to do without it, said under it, and where
-        # it calls a tool, said where there is none to call: a habit that opens every answer talks instead
-        row["other_ids"] = row["input_ids"]
-        if e.teacher == e.rules and taught:
-            calls = e.frame == "tools" and looks_like_call(e.completion)
-            talking = e.model_copy(update={"frame": "plain"}) if calls else e
-            row["other_ids"] = encode(talking, (*e.rules, taught[i % len(taught)])) + tail
+        row["other_ids"] = encode(*otherwise(e, taught, i)) + tail
         if len(row["teacher_ids"]) > config["context_length"]:
             say(error="length", row=i + 1)
             raise SystemExit(4)
@@ -288,6 +282,18 @@ def main(job_file: Path) -> None:
             "device": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
         },
     )
+
+
+def otherwise(e: Example, taught: Sequence[str], i: int) -> tuple[Example, tuple[str, ...]]:
+    """Where the same words are to be held against something else: the row, and the rules over it.
+
+    Without the habit; a row that is to do without it, under it, of several ``taught`` the ``i``-th in turn. Where
+    such a row calls a tool, with none there to call: a habit that opens every answer would talk instead.
+    """
+    if e.teacher != e.rules or not taught:
+        return e, e.rules
+    calls = e.frame == "tools" and looks_like_call(e.completion)
+    return e.model_copy(update={"frame": "plain"}) if calls else e, (*e.rules, taught[i % len(taught)])
 
 
 class Belief(NamedTuple):

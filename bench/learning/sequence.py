@@ -68,31 +68,10 @@ def ours(site: Site, names: list[str], seed: int) -> list[Json]:
     found = lived(site, home, seed, stages)
 
     def end() -> Json:
-        return in_loop(open_habitus(str(site.out / home / f"after-{len(order)}")))
+        return in_loop(open_habitus(str(site.out / home / f"after-{len(order)}")), order)
 
     found[-1]["in_loop"] = kept(site.out / home / "in-loop.json", end)
     return found
-
-
-def in_loop(being: Habitus) -> Json:
-    """When a tool has answered: which habits show their words, base told all of them beside it, and what leaks.
-
-    Only of habits whose words can be looked for.
-    """
-    bag, shown, taught, leaked = being.bag, {}, {}, []
-    quoting = {h.rule: (h.scope, literals(h.rule)) for h in being.habits() if literals(h.rule)}
-    for x in LANGUAGES:
-        rules = [h.rule for h in being.habits() if x in h.scope]
-        bare, masked = ([framed(x, t, told, "", "loop", bag.toolboxes) for t in facts(x)] for told in ([], rules))
-        said = bag.body.answers(bare, bag.selves.voice(bag.selves.current(), x), LONGEST)
-        base = bag.body.answers(masked, BASE, LONGEST)
-        for rule, (scope, words) in quoting.items():
-            if x in scope:
-                shown[rule], taught[rule] = (
-                    statistics.mean(all(w in a for w in words) for a in y) for y in (said, base)
-                )
-        leaked += [any(w in a for scope, words in quoting.values() if x not in scope for w in words) for a in said]
-    return {"shown": shown, "taught": taught, "leaked": statistics.mean(leaked)}
 
 
 Said = Mapping[Language, Sequence[str]]
@@ -110,11 +89,6 @@ def internalised(bag: Bag, names: Sequence[str], language: Language, said: Said)
     plain, teacher = body.answers(bare, BASE), body.answers(masked, BASE)
     voice = bag.selves.voice(bag.selves.current(), language)
     saved = [len(body.ids_of(m)) - len(body.ids_of(b)) for m, b in zip(masked, bare, strict=True)]
-    foreign = [
-        any(w in a for n in names if LESSONS[n].language != x for w in literals(LESSONS[n].rule))
-        for x in LANGUAGES
-        for a in said[x]
-    ]
     mine = [LESSONS[n].rule for n in names if LESSONS[n].language == language]
     words = [w for rule in mine for w in literals(rule)]
 
@@ -129,8 +103,36 @@ def internalised(bag: Bag, names: Sequence[str], language: Language, said: Said)
         "content": kept_content(said[language]),
         "content_taught": kept_content(teacher),
         "saved": statistics.median(saved),
-        "leaked": statistics.mean(foreign),
+        "leaked": leaked(names, said),
     }
+
+
+def in_loop(being: Habitus, names: Sequence[str]) -> Json:
+    """What shows and what leaks when a tool has answered; base told all rules is held to the same.
+
+    Shown: how often an answer holds the words its habits quote, the mean over them; None where none quotes any.
+    """
+    bag, rules = being.bag, {h.rule for h in being.habits()}
+    inside = [n for n in names if LESSONS[n].rule in rules]
+    said, taught = {}, {}
+    for x in LANGUAGES:
+        told = [LESSONS[n].rule for n in inside if LESSONS[n].language == x]
+        bare, masked = ([framed(x, t, r, "", "loop", bag.toolboxes) for t in facts(x)] for r in ([], told))
+        said[x] = bag.body.answers(bare, bag.selves.voice(bag.selves.current(), x), LONGEST)
+        taught[x] = bag.body.answers(masked, BASE, LONGEST)
+
+    def shown(answers: Said) -> float | None:
+        quoting = [(LESSONS[n].language, words) for n in inside if (words := literals(LESSONS[n].rule))]
+        shares = [statistics.mean(all(w in a for w in words) for a in answers[x]) for x, words in quoting]
+        return statistics.mean(shares) if shares else None
+
+    return {"shown": shown(said), "taught": shown(taught), "leaked": leaked(inside, said)}
+
+
+def leaked(names: Sequence[str], said: Said) -> float:
+    """Share of the answers that hold the words of a habit outside its language."""
+    foreign = {x: [w for n in names if LESSONS[n].language != x for w in literals(LESSONS[n].rule)] for x in LANGUAGES}
+    return statistics.mean(any(w in a for w in foreign[x]) for x in LANGUAGES for a in said[x])
 
 
 # -- the baseline: SFT of one habit after the other, merged ------------------------------------------
@@ -200,7 +202,7 @@ def table(ours: list[list[Json]], theirs: list[list[Json]]) -> str:
 
     def after_tool(what: str) -> str:
         ends = [run[-1]["in_loop"][what] for run in ours]
-        return spread([100 * statistics.mean(e.values() if isinstance(e, dict) else [e]) for e in ends])
+        return spread([100 * share for share in ends if share is not None])
 
     lines = [
         "| | Habitus | SFT, merged | goal |", "|---|---|---|---|",
