@@ -291,7 +291,7 @@ def sweep(bag: Bag) -> Erasure | None:
     for path in bag.path.glob("checkpoints.db*"):  # only an index: `learn` begins anew from the recorded decision
         path.unlink()
     for name in ("job.json", "report.md", "report.json"):  # left by a cut-off training; `proposals report` has the rest
-        for path in (bag.path / "runs").glob(f"*/{name}"):
+        for path in (bag.path / "runs").rglob(name):
             path.unlink()
     ledger.compact()
     return ledger.add_all([e.model_copy(update={"swept": True, "at": ""}) for e in todo])[-1]

@@ -23,35 +23,38 @@ BACK = "rollback to "  # how the cause of a rollback begins
 
 
 def digest_of(adapter: Path) -> str:
-    """Digest of an adapter directory.
+    """Digest of an adapter: of its weights in each language.
 
     Raises:
         StorageError: it is not whole.
     """
     digest = hashlib.sha256()
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        try:
-            digest.update((adapter / name).read_bytes())
-        except OSError as error:
-            raise StorageError(
-                "The adapter {adapter} is not whole: {file} cannot be read.",
-                "`habitus rollback` returns to an earlier self; a copy of the bag brings the adapter back.",
-                adapter=adapter.name,
-                file=name,
-            ) from error
+    for weights in sorted(p for p in adapter.glob("*") if p.is_dir()) or [adapter]:  # of none nothing can be read
+        digest.update(f"{weights.name.rpartition('-')[2]}\x1f".encode())  # the language
+        for name in ("adapter_config.json", "adapter_model.safetensors"):
+            try:
+                digest.update((weights / name).read_bytes())
+            except OSError as error:
+                raise StorageError(
+                    "The adapter {adapter} is not whole: {file} cannot be read.",
+                    "`habitus rollback` returns to an earlier self; a copy of the bag brings the adapter back.",
+                    adapter=adapter.name,
+                    file=name,
+                ) from error
     return digest.hexdigest()
 
 
-def worn(bag: Path, parts: Sequence[Part], language: Language | None = None) -> Voice:
+def worn(bag: Path, parts: Sequence[Part], language: Language) -> Voice:
     """The weights that ``parts`` mean where ``language`` is spoken: a habit speaks only inside its scope.
 
     Habits that share an adapter share its full weight.
     """
     weights: dict[str, float] = {}
     for part in parts:
-        if language is None or language in part.scope:
+        if language in part.scope:
             weights[part.adapter] = max(part.weight, weights.get(part.adapter, 0.0))
-    return Voice(tuple((bag / "adapters" / name, weight) for name, weight in weights.items()))
+    home = bag / "adapters"
+    return Voice(tuple((home / name / f"{name}-{language}", weight) for name, weight in weights.items()))
 
 
 class Selves:
@@ -144,7 +147,7 @@ class Selves:
                 "`habitus self log` lists the others.",
                 who=target.id,
             )
-        self.voice(target)
+        self.check(target)
         self._prepare(target.parts)
         cause = Phrase("rollback to {who}", who=target.id)
         lines = tuple(r for r in target.mask.rules if r.text != ERASED)
@@ -178,27 +181,37 @@ class Selves:
             "There is no weight change to undo.", "See `habitus self log`; `rollback NAME` goes to any self."
         )
 
-    def voice(self, who: Self, language: Language | None = None) -> Voice:
-        """The adapters ``who`` wears in ``language`` (in any, without one); all of its adapters are checked.
+    def voice(self, who: Self, language: Language) -> Voice:
+        """What ``who`` wears in ``language``; all of its adapters are checked.
+
+        Raises:
+            StorageError, ConflictError: as ``check``.
+        """
+        self.check(who)
+        return worn(self._bag, who.parts, language)
+
+    def check(self, who: Self) -> int:
+        """Whether ``who`` may speak, in any language: how many adapters it has, worn or not just now.
 
         Raises:
             StorageError: an adapter is missing or was altered.
             ConflictError: they were trained on another base than the one loaded.
         """
         if not who.parts:
-            return Voice()
+            return 0
         if who.base != self._body().digest:
             raise _foreign(who)
         if not {p.adapter for p in who.parts} <= self._digests.keys():
             self._digests = {run.adapter: run.adapter_digest for run in self._ledger.all(Run)}
-        for path, _ in worn(self._bag, who.parts).parts:  # all of them, worn or not just now
-            if self._fingerprint(path) != self._digests.get(path.name):
+        names = {p.adapter for p in who.parts}
+        for name in sorted(names):
+            if self._fingerprint(self._bag / "adapters" / name) != self._digests.get(name):
                 raise StorageError(
                     "The adapter {adapter} was altered since it passed the gate; it may not speak.",
                     "`habitus rollback` returns to an earlier self; a copy of the bag brings the adapter back.",
-                    adapter=path.name,
+                    adapter=name,
                 )
-        return worn(self._bag, who.parts, language)
+        return len(names)
 
     def dressed(self, who: Self, language: Language) -> tuple[Mask, Voice]:
         """Mask and weights as ``who`` wears them to speak ``language``.
@@ -228,7 +241,7 @@ class Selves:
     def _fingerprint(self, adapter: Path) -> str:
         """``digest_of`` once for each state of the files."""
         try:
-            stamp = max(p.stat().st_mtime for p in adapter.iterdir())
+            stamp = max(p.stat().st_mtime for p in adapter.glob("*/*"))
         except (OSError, ValueError):
             stamp = 0.0
         seen = self._known.get(adapter)

@@ -107,8 +107,7 @@ def examine(given: str | None, model: str | None) -> list[Json]:
             if not (path / "ledger.db").exists():
                 return Phrase("none")
             who = habitus.bag.selves.current()
-            voice = habitus.bag.selves.voice(who)
-            return Phrase("{who} wears {count}, unaltered", who=who.id, count=len(voice.parts))
+            return Phrase("{who} wears {count}, unaltered", who=who.id, count=habitus.bag.selves.check(who))
 
         check(Phrase("ledger"), ledger)
         if check(Phrase("model"), speaks):

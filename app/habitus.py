@@ -18,7 +18,7 @@ from agent.learning.running import rebuild
 from agent.models.chat import to_message
 from agent.models.composing import compose
 from agent.phrase import Phrase
-from agent.ports import BASE, Prompt, Voice
+from agent.ports import BASE, Prompt
 from agent.records import (
     OPEN,
     READY,
@@ -423,8 +423,3 @@ class Habitus:
     def habits(self) -> list[Habit]:
         """The habits in the weights now."""
         return living(self.bag)
-
-    @property
-    def voice(self) -> Voice:
-        """The weights that speak now, in any language."""
-        return self.bag.selves.voice(self.bag.selves.current())

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from agent.ports import Prompt
+from agent.ports import Prompt, Voice
 from agent.settings import GREEDY
 from app.habitus import Habitus
 from app.wiring import open_habitus
@@ -133,7 +133,7 @@ def main() -> None:
             habitus.approve(proposal["id"], proposal["digest"])
             (learned,) = habitus.learn()
             first = time.perf_counter()
-            next(iter(habitus.bag.body.stream(Prompt(({"role": "user", "content": "안녕"},)), habitus.voice, GREEDY)))
+            next(iter(habitus.bag.body.stream(Prompt(({"role": "user", "content": "안녕"},)), _voice(habitus), GREEDY)))
             done = time.perf_counter()
             parts["total"].append(done - started)
             parts["first token"].append(done - first)
@@ -146,7 +146,7 @@ def main() -> None:
                 ]
                 saved = habitus.bag.body.count(texts[1]) - habitus.bag.body.count(texts[0])
                 parts["rollback"].append(
-                    timed(lambda h=habitus: (h.rollback(), h.bag.body.answers([_hello()], h.voice, 1)))
+                    timed(lambda h=habitus: (h.rollback(), h.bag.body.answers([_hello()], _voice(h), 1)))
                 )  # type: ignore[misc]
             print(f"run {run + 1}: promoted {learned['promoted']}, {done - started:.1f} s", flush=True)
             parts["chat"].append(chat_start(home))
@@ -168,6 +168,10 @@ def _rule(habitus: Habitus):  # type: ignore[no-untyped-def]
 
     habit = habitus.habits()[-1]
     return (Rule(text=habit.rule, scope=habit.scope),)
+
+
+def _voice(habitus: Habitus) -> Voice:
+    return habitus.bag.selves.voice(habitus.bag.selves.current(), "ko")
 
 
 def _hello() -> Prompt:

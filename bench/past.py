@@ -65,11 +65,13 @@ def fill(home: Path, count: int) -> None:
     One habit is in the weights and was never used, one stands in the mask and was never kept: the longest way round.
     """
     r, bag = Random(count), opened(home)
-    ledger, folder = bag.ledger, home / "adapters" / "a"
+    ledger, folder = bag.ledger, home / "adapters" / "a" / "a-ko"
     folder.mkdir(parents=True)
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         (folder / name).write_text("{}", "utf-8")
-    ledger.add(Run(proposal="p0", base="scripted", data="d", config={}, adapter="a", adapter_digest=digest_of(folder)))
+    ledger.add(
+        Run(proposal="p0", base="scripted", data="d", config={}, adapter="a", adapter_digest=digest_of(folder.parent))
+    )
     worn = ledger.add(Habit(rule=LEARNED, scope=("ko",), stage="essence", evidence=("t1", "t2")))
     told = ledger.add(Habit(rule=TOLD, scope=("ko",), stage="told", evidence=("t3",)))
     parts = (Part(habit=worn.id, adapter="a", scope=("ko",)),)

@@ -76,8 +76,8 @@ def bag(tmp_path: Path) -> Bag:
     )  # fmt: skip
     bag.ledger.add(Run(proposal="p1", base="b", data="d", config={}, adapter="a-p1-1", adapter_digest="x"))
     bag.ledger.add(Proposal(kind="learn", habit="h2", rule="r", scope=("ko",), examples=rows))
-    (bag.path / "runs" / "p2").mkdir(parents=True)
-    (bag.path / "runs" / "p2" / "job.json").write_text(SECRET)
+    (bag.path / "runs" / "p2" / "ko").mkdir(parents=True)
+    (bag.path / "runs" / "p2" / "ko" / "job.json").write_text(SECRET)
     (bag.path / "adapters" / "a-p1-1").mkdir(parents=True)
     return bag
 
@@ -91,7 +91,7 @@ def found(home: Path, *needles: str) -> list[str]:
 
 
 def test_no_byte_of_it_is_left_and_the_rest_stays(bag: Bag) -> None:
-    assert {"ledger.db", "runs/p2/job.json"} <= {p.removesuffix("-wal") for p in found(bag.path, "뷁슭")}
+    assert {"ledger.db", "runs/p2/ko/job.json"} <= {p.removesuffix("-wal") for p in found(bag.path, "뷁슭")}
     assert bag.index.near(SECRET, "memory", 5)
     assert bag.index.near(SECRET, "turn", 5)
     assert any(p.startswith("turns/") for p in found(bag.path, "뷁슭"))

@@ -235,7 +235,7 @@ def test_sandbox_leaves_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_an_altered_adapter_may_not_speak(taught: Path, tmp_path: Path) -> None:
     being = copy(taught, tmp_path)
     (adapter,) = (tmp_path / "bag" / "adapters").iterdir()
-    file = adapter / "adapter_model.safetensors"
+    (file,) = adapter.glob("*/adapter_model.safetensors")
     file.chmod(0o644)
     data = bytearray(file.read_bytes())
     data[-1] ^= 1

@@ -12,7 +12,7 @@ from agent.content import ERASED
 from agent.errors import ConflictError
 from agent.learning.exam import Exam
 from agent.learning.proposing import file_consolidation, file_release, offer_retraining, refile, stale
-from agent.ports import BASE, Prompt
+from agent.ports import Prompt
 from agent.records import Erasure, Example, GateReport, Habit, Part, Probe, Proposal, Record, Rule, Run, Self, Speaking
 from app.habitus import Habitus
 from graphs import update
@@ -37,7 +37,7 @@ def being(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Habitus:
         ledger.add(Habit(rule=rule, scope=("ko",), stage="essence"))
         row = Example(origin="invented", language="ko", prompt=f"안녕 {n}", completion="네.", habit=f"h{n}")
         ledger.add(Proposal(kind="learn", status="promoted", habit=f"h{n}", rule=rule, scope=("ko",), examples=(row,)))
-    monkeypatch.setattr(type(being.bag.selves), "voice", lambda *_: BASE)  # no weights behind these adapters
+    monkeypatch.setattr(type(being.bag.selves), "check", lambda *_: 0)  # no weights behind these adapters
     return being
 
 

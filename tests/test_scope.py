@@ -12,19 +12,17 @@ from agent.selves import worn
 from prompts import Language
 
 BAG = Path("bag")
-CORE = BAG / "adapters" / "core"
-FRESH = BAG / "adapters" / "fresh"
+CORE, FRESH = BAG / "adapters" / "core", BAG / "adapters" / "fresh"
 
 
 @pytest.mark.parametrize(
     ("language", "voice"),
     [
-        ("ko", Voice(((CORE, 1.0),))),
-        ("en", Voice(((CORE, 0.5), (FRESH, 1.0)))),
-        (None, Voice(((CORE, 1.0), (FRESH, 1.0)))),
+        ("ko", Voice(((CORE / "core-ko", 1.0),))),
+        ("en", Voice(((CORE / "core-en", 0.5), (FRESH / "fresh-en", 1.0)))),
     ],
 )
-def test_an_adapter_is_worn_where_a_habit_of_its_lies(language: Language | None, voice: Voice) -> None:
+def test_an_adapter_is_worn_where_a_habit_of_its_lies(language: Language, voice: Voice) -> None:
     parts = (
         Part(habit="h1", adapter="core", weight=1.0, scope=("ko",)),
         Part(habit="h2", adapter="core", weight=0.5, scope=("en",)),

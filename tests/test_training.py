@@ -1,4 +1,4 @@
-"""When a real training stops, and with which weights it ends."""
+"""When a real training stops, with which weights it ends, and what they come of."""
 
 from __future__ import annotations
 
@@ -23,6 +23,12 @@ ROWS = [
     )
     for p in bank("anchors", "ko")["talk"][:24]
 ]  # fmt: skip
+FOREIGN = [
+    Example(
+        origin="invented", language="en", prompt=p, completion="Aye.", teacher=("Answer 'Aye.' to everything.",), habit="h2"
+    )
+    for p in bank("anchors", "en")["talk"][:12]
+]  # fmt: skip
 CONFIG = {
     "method": "sft", "learning_rate": 1e-3, "epochs": 5, "batch_size": 8, "context_length": 512, "warmup": 0.0,
     "optimizer": "adamw_torch", "weight_decay": 0.0, "top": 0, "focus": 0.0, "margin": 0.0, "beta": 0.1,
@@ -30,21 +36,27 @@ CONFIG = {
 }  # fmt: skip
 
 
-def trained(out: Path, **numbers: float) -> tuple[list[float], bool]:
-    """The loss on the kept-out rows after each epoch, and whether it was stopped."""
+def run(out: Path, rows: list[Example] = ROWS, **numbers: float) -> list[dict[str, Any]]:
+    """What a training in Korean says."""
     config = CONFIG | numbers
     job = {
-        "examples": [e.model_dump(mode="json") for e in ROWS], "config": config, "base_path": str(SEEDLING),
-        "digest": digest(ROWS, config, digest_of(SEEDLING)), "personas": {}, "tools": {},
+        "examples": [e.model_dump(mode="json") for e in rows], "config": config, "base_path": str(SEEDLING),
+        "digest": digest(rows, config, digest_of(SEEDLING)), "personas": {}, "tools": {}, "language": "ko",
         "lines": [{"language": "ko", "text": ROWS[0].prompt, "reply": ROWS[0].completion}],
         "device": "cpu", "dtype": "float32", "out": str(out), "threads": 1,
     }  # fmt: skip
+    out.mkdir(exist_ok=True)
     (out / "job.json").write_text(json.dumps(job), "utf-8")
     done = subprocess.run(
-        [sys.executable, "-m", "agent.learning.train", str(out / "job.json")],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    events: list[dict[str, Any]] = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+        [sys.executable, "-m", "agent.learning.train", str(out / "job.json")], cwd=ROOT, capture_output=True, text=True
+    )
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def trained(out: Path, **numbers: float) -> tuple[list[float], bool]:
+    """The loss on the kept-out rows after each epoch, and whether it was stopped."""
+    events = run(out, **numbers)
+    assert events[-1]["stage"] == "done"
     return [e["validation"] for e in events if "validation" in e], any(
         e.get("stage") == "stopped early" for e in events
     )
@@ -80,3 +92,19 @@ def test_a_training_that_learns_goes_on_to_its_end(tmp_path: Path) -> None:
     losses, stopped = trained(tmp_path, patience=0.5)
     assert (len(losses), stopped) == (5, False)
     assert lost(tmp_path / "adapter") == pytest.approx(losses[-1], rel=0.05)
+
+
+def test_weights_come_of_the_rows_in_their_language_alone(tmp_path: Path) -> None:
+    """Where words of another language were learned beside them, they come out when the base is at a loss."""
+    mixed = [e for pair in zip(FOREIGN, ROWS[:12], strict=True) for e in pair] + ROWS[12:]
+    made = []
+    for name, rows in (("alone", ROWS), ("mixed", mixed), ("fewer", ROWS[1:])):
+        run(tmp_path / name, rows, epochs=1, patience=0.5)
+        made.append((tmp_path / name / "adapter" / "adapter_model.safetensors").read_bytes())
+    alone, beside, fewer = made
+    assert alone == beside != fewer
+
+
+def test_a_row_that_is_too_long_bears_its_number_in_the_proposal(tmp_path: Path) -> None:
+    long = ROWS[1].model_copy(update={"completion": "네. " * 600})
+    assert run(tmp_path, [*FOREIGN, ROWS[0], long])[-1] == {"error": "length", "row": 14}

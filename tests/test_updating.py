@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from agent.errors import BusyError, ConflictError, LearningError, StorageError, UnavailableError, UsageError
+from agent.learning import running
 from agent.learning.conflict import superseded, took_place, withdrawn
 from agent.records import Decision, Habit, Probe, Proposal, Run
 from app.files import edited
@@ -100,9 +101,10 @@ def test_what_was_edited_after_its_training_is_trained_anew(being: Habitus, monk
 
     def fit(bag: Any, p: Proposal, work: Path, *_: object) -> dict[str, Any]:
         fitted.append(len(p.examples))
-        (work / "adapter").mkdir(parents=True)
-        (work / "adapter" / "adapter_config.json").write_text(str(len(p.examples)))
-        (work / "adapter" / "adapter_model.safetensors").write_text("x")
+        weights = work / "adapter" / "en"
+        weights.mkdir(parents=True)
+        (weights / "adapter_config.json").write_text(str(len(p.examples)))
+        (weights / "adapter_model.safetensors").write_text("x")
         return {
             "curve": [],
             "validation": [],
@@ -126,6 +128,17 @@ def test_what_was_edited_after_its_training_is_trained_anew(being: Habitus, monk
         p = being.bag.ledger.get(Proposal, p.id)
         being.edit(p.id, [2])
     assert fitted == [rows, rows - 1]
+
+
+def test_a_core_with_no_row_in_a_language_of_its_habits_is_not_trained(being: Habitus) -> None:
+    """The person took them all out: there it would have nothing to wear."""
+    p, ledger = asked(being, RULES[1]), being.bag.ledger
+    other = ledger.add(Habit(rule="말 끝에 '꾸벅'을 붙여 줘.", scope=("ko",), stage="essence"))
+    ledger.add(p.model_copy(update={"living": (*p.living, other.id), "at": ""}))
+    being.approve(p.id, p.digest)
+    with pytest.raises(LearningError, match="it has no row in ko"):
+        running.train(being.bag, ledger.get(Proposal, p.id), lambda event: None)
+    assert ledger.all(Run) == []
 
 
 def test_under_a_training_nothing_is_erased_and_it_goes_on(being: Habitus, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -263,7 +263,7 @@ def test_killed_in_mid_swap_the_old_self_stays_and_one_event_says_why(
     habit = ledger.add(Habit(rule="r", scope=("ko",), stage="essence"))
     for path in adapters:
         made = home / "adapters" / path.name
-        shutil.copytree(path, made)
+        shutil.copytree(path, made / f"{path.name}-ko")
         ledger.add(
             Run(proposal="p", base=body.digest, data="d", config={}, adapter=path.name, adapter_digest=digest_of(made))
         )

@@ -16,11 +16,12 @@ from agent.errors import ConflictError, LearningError
 from agent.learning.data import LONGEST, bank, digest, framed
 from agent.phrase import Phrase
 from agent.ports import BASE
-from agent.records import READY, Decision, Example, Proposal, Run
+from agent.records import READY, Decision, Example, Habit, Proposal, Run
 from agent.selves import digest_of
+from prompts import Language
 
 ROOT = Path(__file__).parents[2]
-CANARIES = 4  # questions in each language
+CANARIES = 4  # questions
 Progress = Callable[[dict[str, Any]], None]
 
 
@@ -55,9 +56,17 @@ def train(bag: Bag, proposal: Proposal, progress: Progress) -> Run:
     """Train what was approved; a run on just these rows that already produced its adapter is returned as it is.
 
     Raises:
-        LearningError: the training failed; the log's path is in the hint.
+        LearningError: the training failed; the log's path is in the hint. No row speaks a language of its habits.
     """
     check_approved(bag, proposal)
+    scope = {x for h in proposal.living for x in bag.ledger.get(Habit, h).scope}
+    if mute := scope - {e.language for e in proposal.examples}:
+        raise LearningError(
+            "The training of {ref} failed: {reason}.",
+            "Veto it and let it be proposed again.",
+            ref=proposal.id,
+            reason=Phrase("it has no row in {languages}", languages=", ".join(sorted(mute))),
+        )
     for run in bag.ledger.all(Run, parent=proposal.id):
         if run.adapter and run.data == proposal.digest and (bag.path / "adapters" / run.adapter).is_dir():
             return run
@@ -102,27 +111,25 @@ def rebuild(bag: Bag, adapter: str, progress: Progress) -> str:
 
 
 def _install(made: Path, home: Path) -> None:
-    """An adapter's place is its own for good."""
+    """An adapter's place is its own for good. The weights of each language bear its name, and the language's."""
     home.parent.mkdir(exist_ok=True)
     if not home.exists():
+        for weights in [*made.iterdir()]:
+            weights.rename(made / f"{home.name}-{weights.name}")
         os.replace(made, home)
-        for path in home.iterdir():
+        for path in home.glob("*/*"):
             path.chmod(0o444)
 
 
-def _lines(bag: Bag, examples: Sequence[Example]) -> list[dict[str, str]]:
+def _lines(bag: Bag, language: Language) -> list[dict[str, str]]:
     """What the base says to a few questions of the exam: the training notes how likely that is with its adapter.
 
     A server that says it wears the adapter can be asked the same (``agent/models/adapters.py``). No words of a person.
     """
-    asked = [
-        (x, text)
-        for x in sorted({e.language for e in examples if e.origin != "anchor"})
-        for text in bank("probes", x)["talk"][:CANARIES]
-    ]
-    prompts = [framed(x, text, (), "", "plain", bag.toolboxes) for x, text in asked]
+    asked = bank("probes", language)["talk"][:CANARIES]
+    prompts = [framed(language, text, (), "", "plain", bag.toolboxes) for text in asked]
     replies = bag.body.answers(prompts, BASE, LONGEST)
-    return [{"language": x, "text": text, "reply": r} for (x, text), r in zip(asked, replies, strict=True)]
+    return [{"language": language, "text": text, "reply": r} for text, r in zip(asked, replies, strict=True)]
 
 
 def write_job(
@@ -132,6 +139,7 @@ def write_job(
     approved: str,
     base: Path,
     out: Path,
+    language: Language,
     threads: int = 0,
 ) -> Path:
     """The file that ``agent.learning.train`` reads; what it makes lands in ``out``.
@@ -139,6 +147,7 @@ def write_job(
     Args:
         approved: the digest that rows, configuration and base must have.
         base: the directory of the weights to train from.
+        language: whose rows are trained on.
     """
     template = bag.settings.model.template
     job = {
@@ -148,7 +157,8 @@ def write_job(
         "base_path": str(base),
         "personas": config["personas"],
         "tools": bag.toolboxes,
-        "lines": _lines(bag, examples),
+        "language": language,
+        "lines": _lines(bag, language),
         "template": Path(template).read_text("utf-8") if template else "",
         "threads": threads or bag.settings.model.threads,
         "device": bag.settings.model.device,
@@ -161,11 +171,35 @@ def write_job(
 
 
 def _fit(bag: Bag, proposal: Proposal, work: Path, progress: Progress, threads: int = 0) -> dict[str, Any]:
-    """Run the trainer in ``work``; what it measured."""
+    """Train the weights of each language the rows speak, into ``work/adapter/ko`` …; what was measured."""
     shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    file = write_job(bag, proposal.examples, proposal.config, proposal.digest, Path(bag.body.path), work, threads)
-    log = work / "log.txt"
+    found: list[dict[str, Any]] = []
+    for language in sorted({e.language for e in proposal.examples}):
+        out = work / language
+        out.mkdir(parents=True)
+        base = Path(bag.body.path)
+        file = write_job(bag, proposal.examples, proposal.config, proposal.digest, base, out, language, threads)
+        found.append(_run(bag, proposal, file, work / "log.txt", progress))
+        (work / "adapter").mkdir(exist_ok=True)
+        os.replace(out / "adapter", work / "adapter" / language)
+        shutil.rmtree(out)  # the rows stand in the ledger; words of a conversation lie in no second place
+    shift, curve, validation = 0, list[tuple[int, float]](), list[tuple[int, float]]()
+    for one in found:  # one after the other, as they were trained
+        curve += [(shift + x, y) for x, y in one["curve"]]
+        validation += [(shift + x, y) for x, y in one["validation"]]
+        shift = max((x for x, _ in (*curve, *validation)), default=0)
+    return {
+        "curve": curve,
+        "validation": validation,
+        "stopped_early": any(one["stopped_early"] for one in found),
+        "seconds": round(sum(one["seconds"] for one in found), 2),
+        "peak_mb": max(one["peak_mb"] for one in found),
+        "environment": found[-1]["environment"],
+    }
+
+
+def _run(bag: Bag, proposal: Proposal, file: Path, log: Path, progress: Progress) -> dict[str, Any]:
+    """Run the trainer on a job; what it measured."""
     curve: list[tuple[int, float]] = []
     validation: list[tuple[int, float]] = []
     early = False
@@ -181,10 +215,10 @@ def _fit(bag: Bag, proposal: Proposal, work: Path, progress: Progress, threads: 
         env["CUDA_VISIBLE_DEVICES"] = device.removeprefix("cuda:")
     elif device != "cpu":  # of several that it sees the trainer would take all, and split each batch
         env["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    with log.open("w") as errors, bag.body.resting():
+    with log.open("a") as errors, bag.body.resting():
         process = subprocess.Popen(
             [sys.executable, "-m", "agent.learning.train", str(file)],
-            stdout=subprocess.PIPE, stderr=errors, text=True, env=env, cwd=work,
+            stdout=subprocess.PIPE, stderr=errors, text=True, env=env, cwd=file.parent,
         )  # fmt: skip
         try:
             assert process.stdout is not None
@@ -216,8 +250,6 @@ def _fit(bag: Bag, proposal: Proposal, work: Path, progress: Progress, threads: 
             reason=reason,
             log=log,
         )
-    shutil.rmtree(work / "trainer", ignore_errors=True)
-    file.unlink()  # the rows stand in the ledger; words of a conversation lie in no second place
     return {
         "curve": curve,
         "validation": validation,

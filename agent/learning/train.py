@@ -1,6 +1,6 @@
-"""One training, as a process of its own: ``python -m agent.learning.train JOB.json``.
+"""One training in one language, as a process of its own: ``python -m agent.learning.train JOB.json``.
 
-Reads top to bottom: check the digest that was approved, tokenise the fixed rows, let the frozen
+Reads top to bottom: check the digest that was approved, tokenise the fixed rows of the language, let the frozen
 base say its next-token distribution on them, fit a LoRA, save. Progress goes to stdout as JSON
 lines. ``distill`` minimises KL(teacher ‖ student) over the completion's tokens (context
 distillation, Snell et al. 2022, arXiv 2209.15189); ``sft`` is plain cross-entropy on them. ``dpo`` and
@@ -47,13 +47,14 @@ def main(job_file: Path) -> None:
     os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", TRL_EXPERIMENTAL_SILENCE="1")
     job: dict[str, Any] = json.loads(job_file.read_text("utf-8"))
 
-    examples = [Example.model_validate(e) for e in job["examples"]]
+    examples: Sequence[Example] = [Example.model_validate(e) for e in job["examples"]]
     config: dict[str, Any] = job["config"]
     found = digest(examples, config, digest_of(Path(job["base_path"])))
     if found != job["digest"]:
         say(error="digest", found=found, approved=job["digest"])
         raise SystemExit(3)
-    say(stage="loading")
+    numbers, examples = zip(*((n, e) for n, e in enumerate(examples, 1) if e.language == job["language"]), strict=True)
+    say(stage="loading", language=job["language"])
 
     import torch
     from datasets import Dataset
@@ -105,7 +106,7 @@ def main(job_file: Path) -> None:
             row["rejected_ids"] = [*tok(e.rejected, add_special_tokens=False)["input_ids"], tok.eos_token_id]
         row["other_ids"] = encode(*otherwise(e, taught, i)) + tail
         if len(row["teacher_ids"]) > config["context_length"]:
-            say(error="length", row=i + 1)
+            say(error="length", row=numbers[i])
             raise SystemExit(4)
         data.append(row | {"tail": len(tail)})
     say(stage="teacher", rows=len(data))

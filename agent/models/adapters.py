@@ -138,7 +138,7 @@ class Adapters:
             making = self._store / f"{home.name}.{os.getpid()}.{threading.get_ident()}"
             try:
                 make(out=making)
-                (making / OF).write_text(json.dumps([p.name for p, _ in voice.parts]), "utf-8")
+                (making / OF).write_text(json.dumps([p.parent.name for p, _ in voice.parts]), "utf-8")
                 with suppress(OSError):  # another process was faster: the same bytes
                     os.replace(making, home)
             except OSError as error:

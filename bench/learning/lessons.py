@@ -127,8 +127,9 @@ def learn(being: Habitus, lesson: Lesson, name: str) -> Json:
 
 
 def fitted(bag: Bag, examples: Sequence[Example], config: Json, weights: Path, work: Path) -> Path:
-    """An adapter trained over ``weights`` on these rows, outside the product's road."""
-    file = write_job(bag, examples, config, digest(examples, config, digest_of(weights)), weights, work)
+    """Weights trained over ``weights`` on these rows of one language, outside the product's road."""
+    (language,) = {e.language for e in examples}
+    file = write_job(bag, examples, config, digest(examples, config, digest_of(weights)), weights, work, language)
     done = subprocess.run(
         [sys.executable, "-m", "agent.learning.train", str(file)], cwd=ROOT, capture_output=True, text=True
     )
