@@ -222,6 +222,7 @@ class Run(Record):
     curve: tuple[tuple[int, float], ...] = ()  # (step, loss)
     validation: tuple[tuple[int, float], ...] = ()  # the same on rows that were kept out
     stopped_early: bool = False
+    began: dict[Language, int] = {}  # the weights of each language: after which of these steps their training began
     environment: dict[str, str] = {}  # what else the bytes of an adapter depend on: versions, threads, device
     seconds: float = 0.0
     peak_mb: float = 0.0

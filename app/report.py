@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from itertools import pairwise
 from typing import Any
 
 from agent.bag import Bag
@@ -13,6 +15,7 @@ from app.show import visible
 from app.words import recorded, say
 
 Json = dict[str, Any]
+Point = tuple[int, float]  # step, loss
 WIDTH, HEIGHT = 640, 240
 
 
@@ -34,7 +37,7 @@ def data(bag: Bag, ref: str) -> Json:
         "why": p.rationale, "scope": list(p.scope), "rows": {o: origins.count(o) for o in ("turn", "invented", "anchor")},
         "config": {k: v for k, v in p.config.items() if not isinstance(v, dict)},
         "reasons": _reasons(p.config, run is None or bool(run.validation)),
-        "run": run.model_dump(mode="json", include={"adapter", "curve", "validation", "stopped_early", "seconds", "peak_mb", "environment"}) if run else None,
+        "run": run.model_dump(mode="json", include={"adapter", "curve", "validation", "stopped_early", "began", "seconds", "peak_mb", "environment"}) if run else None,
         "samples": [{"question": q, "before": b, "after": a} for q, b, a in gate.samples] if gate else [],
         "gate": {**forms.gate(gate), "seconds": gate.seconds} if gate else None,
         "self_before": before, "self_after": after,
@@ -107,22 +110,20 @@ def markdown(r: Json) -> str:
         ] + [""]
     if run:
         lines += [f"## {say('Training')}", "", "![](curve.svg)", ""]
-        ends = (
-            {"first": run["curve"][0][1], "last": run["curve"][-1][1]} if run["curve"] else {"first": 0.0, "last": 0.0}
-        )
-        lines += [
-            say(
-                "Loss {first:.3f} → {last:.3f}; {seconds:.0f} s; {peak:.0f} MB at most.",
-                seconds=run["seconds"],
-                peak=run["peak_mb"],
-                **ends,
-            )
-        ]
-        if run["validation"]:
-            lines += [say("On rows kept out: {losses}.", losses=" → ".join(f"{x:.3f}" for _, x in run["validation"]))]
+        for language, losses, kept_out in _courses(run):
+            told = []
+            if losses:
+                told += [say("Loss {first:.3f} → {last:.3f}.", first=losses[0][1], last=losses[-1][1])]
+            if kept_out:
+                told += [say("On rows kept out: {losses}.", losses=" → ".join(f"{x:.3f}" for _, x in kept_out))]
+            if told:
+                lines += [f"- {f'{language}: ' if language else ''}{' '.join(told)}"]
         if run["stopped_early"]:
-            lines += [say("Stopped early: the rows kept out were getting worse.")]
-        lines += [""]
+            lines += [f"- {say('Stopped early: the rows kept out were getting worse.')}"]
+        lines += [
+            f"- {say('{seconds:.0f} s; {peak:.0f} MB at most.', seconds=run['seconds'], peak=run['peak_mb'])}",
+            "",
+        ]
     if r["samples"]:
         lines += [f"## {say('The same questions before and after')}", ""]
         for s in r["samples"]:
@@ -150,15 +151,33 @@ def markdown(r: Json) -> str:
     return "\n".join(lines)
 
 
+def _courses(run: Json) -> list[tuple[str, list[Point], list[Point]]]:
+    """The loss in training and on the rows kept out of each language whose weights were trained; "" is the only one."""
+    if len(run["began"]) < 2:
+        return [("", run["curve"], run["validation"])]
+    starts = sorted((step, language) for language, step in run["began"].items())
+    return [
+        (
+            language,
+            [p for p in run["curve"] if start < p[0] <= end],
+            [p for p in run["validation"] if start < p[0] <= end],
+        )
+        for (start, language), (end, _) in pairwise([*starts, (math.inf, "")])
+    ]
+
+
 def curve(run: Json) -> str:
-    """Loss in training (line) and on the rows kept out (dots), as an SVG picture."""
-    points = [(x, y) for x, y in [*run["curve"], *run["validation"]]]
+    """Loss in training (a line for each language) and on the rows kept out (dots), as an SVG picture."""
+    points = [*run["curve"], *run["validation"]]
     right, top = max((x for x, _ in points), default=1), max((y for _, y in points), default=1.0) or 1.0
 
     def place(x: float, y: float) -> str:
         return f"{40 + (WIDTH - 60) * x / right:.1f},{HEIGHT - 30 - (HEIGHT - 50) * y / top:.1f}"
 
-    line = " ".join(place(*p) for p in run["curve"])
+    lines = "".join(
+        f'<polyline points="{" ".join(place(*p) for p in losses)}" fill="none" stroke="#1d4ed8" stroke-width="2"/>'
+        for _, losses, _ in _courses(run)
+    )
     dots = "".join(
         '<circle cx="{}" cy="{}" r="4" fill="#c2410c"/>'.format(*place(*p).split(",")) for p in run["validation"]
     )
@@ -167,7 +186,8 @@ def curve(run: Json) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}">'
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>'
         f'<path d="M40,20 V{HEIGHT - 30} H{WIDTH - 20}" fill="none" stroke="#999"/>'
-        f'<polyline points="{line}" fill="none" stroke="#1d4ed8" stroke-width="2"/>{dots}'
+        + lines + dots
+        + "".join(label.format(*place(*losses[0]).split(","), x) for x, losses, _ in _courses(run) if losses)
         + label.format(4, 24, f"{top:.2f}") + label.format(28, HEIGHT - 26, 0) + label.format(WIDTH - 60, HEIGHT - 10, f"{right}")
         + label.format(WIDTH - 250, 30, "— training   ● rows kept out") + "</svg>\n"
     )  # fmt: skip

@@ -66,6 +66,8 @@ def progress(what: str, details: Json) -> None:
                 "done": say("done"),
             }
             text = say("training: {stage}", stage=stages.get(details.get("stage", ""), say("starting")))
+            if "language" in details:  # whose weights come now
+                text += f" ({details['language']})"
             if "rows" in details:
                 text += say(" ({rows} rows)", rows=details["rows"])
         case "examine":

@@ -24,7 +24,7 @@ from agent.records import (
     Turn,
     Verdict,
 )
-from app import lineage, show
+from app import lineage, report, show
 from app.habitus import Habitus
 from app.report import markdown
 from tests.being import scripted
@@ -153,3 +153,17 @@ def test_both_can_be_read_in_korean(
     assert read.count("사람이 잊어 달라고 했어요.") == 3
     for piece in ("told", "essence", "released", "approve", "veto"):
         assert piece not in read
+
+
+def test_the_loss_of_each_language_is_told_and_drawn_apart(being: Habitus) -> None:
+    (run,) = being.bag.ledger.all(Run)
+    curve = ((4, 2.0), (8, 0.5), (13, 3.0), (17, 0.25))
+    figures = {"curve": curve, "validation": ((9, 0.625), (18, 0.375)), "began": {"ko": 9, "en": 0}}
+    being.bag.ledger.add(run.model_copy(update={**figures, "id": "", "at": ""}))
+    read = markdown(being.report("p1"))
+    assert "- en: Loss 2.000 → 0.500. On rows kept out: 0.625.\n" in read
+    assert "- ko: Loss 3.000 → 0.250. On rows kept out: 0.375.\n" in read
+    picture = report.curve(being.report("p1")["run"])
+    assert picture.count("<polyline") == 2
+    assert picture.count("<circle") == 2
+    assert [x in picture for x in (">en<", ">ko<")] == [True, True]

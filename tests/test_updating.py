@@ -15,7 +15,7 @@ import pytest
 from agent.errors import BusyError, ConflictError, LearningError, StorageError, UnavailableError, UsageError
 from agent.learning import running
 from agent.learning.conflict import superseded, took_place, withdrawn
-from agent.records import Decision, Habit, Probe, Proposal, Run
+from agent.records import Decision, Example, Habit, Probe, Proposal, Run
 from app.files import edited
 from app.habitus import Habitus
 from graphs import update
@@ -139,6 +139,41 @@ def test_a_core_with_no_row_in_a_language_of_its_habits_is_not_trained(being: Ha
     with pytest.raises(LearningError, match="it has no row in ko"):
         running.train(being.bag, ledger.get(Proposal, p.id), lambda event: None)
     assert ledger.all(Run) == []
+
+
+def test_each_language_is_trained_by_itself_and_what_was_measured_is_told_in_turn(
+    being: Habitus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    p = asked(being, RULES[1])
+    korean = Example(origin="anchor", language="ko", prompt="안녕", completion="응.")
+    jobs = []
+
+    def fit(bag: Any, p: Proposal, file: Path, *_: object) -> dict[str, Any]:
+        jobs.append(json.loads(file.read_text("utf-8")))
+        (file.parent / "adapter").mkdir()
+        (file.parent / "adapter" / "words").write_text(jobs[-1]["language"])
+        steps = {"curve": [(4, 2.0), (8, 1.0)], "validation": [(9, 1.5)], "environment": {"threads": "1"}}
+        return steps | {"stopped_early": len(jobs) == 1, "seconds": 3.0, "peak_mb": 10.0 * len(jobs)}
+
+    monkeypatch.setattr(running, "_run", fit)
+    both = p.model_copy(update={"examples": (*p.examples, korean)})
+    found = running._fit(being.bag, both, tmp_path / "work", lambda event: None)
+    assert [(j["language"], len(j["examples"])) for j in jobs] == [(x, len(both.examples)) for x in ("en", "ko")]
+    assert [{line["language"] for line in j["lines"]} for j in jobs] == [{"en"}, {"ko"}]
+    assert {f.relative_to(tmp_path).as_posix(): f.read_text() for f in tmp_path.rglob("*/words")} == {
+        "work/adapter/en/words": "en",
+        "work/adapter/ko/words": "ko",
+    }
+    assert list(tmp_path.rglob("job.json")) == [], "words of a conversation lie in no second place"
+    assert found == {
+        "curve": [(4, 2.0), (8, 1.0), (13, 2.0), (17, 1.0)],
+        "validation": [(9, 1.5), (18, 1.5)],
+        "began": {"en": 0, "ko": 9},
+        "stopped_early": True,
+        "seconds": 6.0,
+        "peak_mb": 20.0,
+        "environment": {"threads": "1"},
+    }
 
 
 def test_under_a_training_nothing_is_erased_and_it_goes_on(being: Habitus, monkeypatch: pytest.MonkeyPatch) -> None:

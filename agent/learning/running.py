@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -173,8 +174,9 @@ def write_job(
 def _fit(bag: Bag, proposal: Proposal, work: Path, progress: Progress, threads: int = 0) -> dict[str, Any]:
     """Train the weights of each language the rows speak, into ``work/adapter/ko`` …; what was measured."""
     shutil.rmtree(work, ignore_errors=True)
+    languages = sorted({e.language for e in proposal.examples})
     found: list[dict[str, Any]] = []
-    for language in sorted({e.language for e in proposal.examples}):
+    for language in languages:
         out = work / language
         out.mkdir(parents=True)
         base = Path(bag.body.path)
@@ -183,14 +185,14 @@ def _fit(bag: Bag, proposal: Proposal, work: Path, progress: Progress, threads: 
         (work / "adapter").mkdir(exist_ok=True)
         os.replace(out / "adapter", work / "adapter" / language)
         shutil.rmtree(out)  # the rows stand in the ledger; words of a conversation lie in no second place
-    shift, curve, validation = 0, list[tuple[int, float]](), list[tuple[int, float]]()
-    for one in found:  # one after the other, as they were trained
-        curve += [(shift + x, y) for x, y in one["curve"]]
-        validation += [(shift + x, y) for x, y in one["validation"]]
-        shift = max((x for x, _ in (*curve, *validation)), default=0)
+    steps = [max((x for x, _ in (*one["curve"], *one["validation"])), default=0) for one in found]
+    began = [0, *accumulate(steps)][:-1]
     return {
-        "curve": curve,
-        "validation": validation,
+        **{
+            key: [(start + x, y) for start, one in zip(began, found, strict=True) for x, y in one[key]]
+            for key in ("curve", "validation")
+        },
+        "began": dict(zip(languages, began, strict=True)),
         "stopped_early": any(one["stopped_early"] for one in found),
         "seconds": round(sum(one["seconds"] for one in found), 2),
         "peak_mb": max(one["peak_mb"] for one in found),
