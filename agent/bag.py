@@ -1,6 +1,6 @@
 """The bag: the folder that holds everything the agent is, opened.
 
-habitus.toml   settings            adapters/   immutable LoRA directories
+habitus.toml   settings            adapters/   immutable LoRA weights
 ledger.db      the record          runs/       work in progress and training logs
 index/         Chroma, rebuilt     checkpoints.db  LangGraph, update only, rebuilt
 turns/         JSONL export

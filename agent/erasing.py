@@ -290,8 +290,14 @@ def sweep(bag: Bag) -> Erasure | None:
     bag.index.rebuild()
     for path in bag.path.glob("checkpoints.db*"):  # only an index: `learn` begins anew from the recorded decision
         path.unlink()
-    for name in ("job.json", "report.md", "report.json"):  # left by a cut-off training; `proposals report` has the rest
-        for path in (bag.path / "runs").rglob(name):
+    made = {r.adapter for r in ledger.all(Run)}
+    for path in (bag.path / "adapters").glob("*"):
+        if path.name not in made:  # cut off before it was recorded
+            shutil.rmtree(path)
+    for path in (bag.path / "runs").glob("*/*"):
+        if path.is_dir():  # rows and weights of a training that was cut off
+            shutil.rmtree(path)
+        elif path.name in ("report.md", "report.json"):  # `proposals report` has the rest
             path.unlink()
     ledger.compact()
     return ledger.add_all([e.model_copy(update={"swept": True, "at": ""}) for e in todo])[-1]

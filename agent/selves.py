@@ -29,7 +29,8 @@ def digest_of(adapter: Path) -> str:
         StorageError: it is not whole.
     """
     digest = hashlib.sha256()
-    for weights in sorted(p for p in adapter.glob("*") if p.is_dir()) or [adapter]:  # of none nothing can be read
+    found = [p for p in sorted(adapter.glob("*")) if p.name.rpartition("-")[2] in LANGUAGES]
+    for weights in found or [adapter]:  # of none nothing can be read
         digest.update(f"{weights.name.rpartition('-')[2]}\x1f".encode())  # the language
         for name in ("adapter_config.json", "adapter_model.safetensors"):
             try:

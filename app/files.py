@@ -121,6 +121,13 @@ def edited(p: Proposal, drop: Sequence[int], file: Path | None) -> Proposal:
         ) from error
     if not changed.scope:
         raise UsageError("A habit needs a scope.", 'It may be ["ko"], ["en"] or both.')
+    spoken = {*changed.scope, *(e.language for e in p.examples if e.habit not in ("", p.habit))}
+    if examples and (mute := spoken - {e.language for e in examples}):
+        raise UsageError(
+            "No row would be left in {language}, in which it is to speak.",
+            "Put rows of that language in with --file, or narrow the scope.",
+            language=min(mute),
+        )
     config = changed.config | ({"scope": list(changed.scope)} if "scope" in p.config else {})
     changed = changed.model_copy(
         update={"config": config, "preview": (), "digest": digest(examples, config, changed.base)}

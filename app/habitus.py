@@ -304,7 +304,7 @@ class Habitus:
         found = []
         for x in (x for x in LANGUAGES if voices[x].parts):
             got, error = compose(voices[x], out / x, rank)
-            worn = [path.name for path, _ in voices[x].parts]
+            worn = [path.parent.name for path, _ in voices[x].parts]
             found.append({"language": x, "path": str(out / x), "adapters": worn, "rank": got, "error": round(error, 6)})
         return {"self": who.id, "base": str(self.bag.body.path), "exported": found}
 

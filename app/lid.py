@@ -56,7 +56,7 @@ def lifted(habitus: Habitus, text: str, thread: str = "") -> Json:
                 "rules": list(mask.rules_for(language)),
                 "few_shot": [list(pair) for pair in mask.few_shot],
             },
-            "weights": [{"adapter": path.name, "weight": weight} for path, weight in voice.parts],
+            "weights": [{"adapter": path.parent.name, "weight": weight} for path, weight in voice.parts],
             "memory": memories,
             "history": [list(pair) for pair in told],
             "tools": [t["function"]["name"] for t in tools],

@@ -103,13 +103,14 @@ def parts_after(bag: Bag, proposal: Proposal, run: Run | None) -> tuple[Part, ..
         return others
     fresh = bool(others) and set(proposal.living) == {proposal.habit}
     weights = {p.habit: p.weight for p in (now if proposal.kind == "consolidate" else others)}
+    spoken = {e.language for e in proposal.examples}  # elsewhere there is nothing to wear
     made = tuple(
         Part(
             habit=h,
             adapter=run.adapter,
             weight=weights.get(h, 1.0),
             stage="fresh" if fresh else "core",
-            scope=bag.ledger.get(Habit, h).scope,
+            scope=tuple(x for x in bag.ledger.get(Habit, h).scope if x in spoken),
         )
         for h in proposal.living
     )

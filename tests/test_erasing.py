@@ -78,7 +78,9 @@ def bag(tmp_path: Path) -> Bag:
     bag.ledger.add(Proposal(kind="learn", habit="h2", rule="r", scope=("ko",), examples=rows))
     (bag.path / "runs" / "p2" / "ko").mkdir(parents=True)
     (bag.path / "runs" / "p2" / "ko" / "job.json").write_text(SECRET)
-    (bag.path / "adapters" / "a-p1-1").mkdir(parents=True)
+    (bag.path / "runs" / "p2" / "adapter" / "en").mkdir(parents=True)  # of two languages one was trained
+    for name in ("a-p1-1", "a-p9-never-recorded"):
+        (bag.path / "adapters" / name).mkdir(parents=True)
     return bag
 
 
@@ -103,6 +105,8 @@ def test_no_byte_of_it_is_left_and_the_rest_stays(bag: Bag) -> None:
     assert [i for i, _, _ in bag.index.near(OTHER, "turn", 5)] == ["t2"]
     assert bag.index.near(SECRET, "memory", 5) == []
     assert (done.turns, done.memories, done.examples, done.swept) == (("t1",), ("m1",), 4, True)
+    assert not any(p.is_dir() for p in (bag.path / "runs" / "p2").iterdir()), "nor weights that came of it"
+    assert not (bag.path / "adapters" / "a-p9-never-recorded").exists()
 
 
 def test_no_freed_memory_goes_to_disk_with_the_index(bag: Bag) -> None:

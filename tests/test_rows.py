@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agent.learning.data import bank, framed, rows
-from agent.learning.train import kept_out, otherwise
+from agent.learning.train import kept_out, otherwise, taught
 from agent.models.scripted import ScriptedBody
 from agent.ports import Prompt
 from agent.records import Example, Habit
@@ -123,3 +123,10 @@ def test_what_a_row_is_held_against_is_what_would_be_said_if_the_habit_leaked_or
     assert otherwise(call, [], 0) == (call, ("r",)), "nothing could leak"
     own = talk.model_copy(update={"teacher": ("r", "a")})
     assert otherwise(own, ["a"], 0) == (own, ("r",)), "without the habit"
+
+
+def test_the_anchors_tell_what_is_learned_where_there_are_no_other_rows() -> None:
+    own = Example(origin="turn", language="ko", prompt="p", completion="c", teacher=("a", "b"), habit="h1")
+    anchor = Example(origin="anchor", language="ko", prompt="q", completion="c", rules=("r",), teacher=("b", "a", "r"))
+    assert taught([anchor]) == ["b", "a"]
+    assert taught([anchor, own]) == ["a", "b"], "in the order of its own rows, wherever they lie"

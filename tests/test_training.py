@@ -105,6 +105,7 @@ def test_weights_come_of_the_rows_in_their_language_alone(tmp_path: Path) -> Non
     assert alone == beside != fewer
 
 
-def test_a_row_that_is_too_long_bears_its_number_in_the_proposal(tmp_path: Path) -> None:
-    long = ROWS[1].model_copy(update={"completion": "네. " * 600})
-    assert run(tmp_path, [*FOREIGN, ROWS[0], long])[-1] == {"error": "length", "row": 14}
+@pytest.mark.parametrize("rows", [[*FOREIGN, *ROWS], [*ROWS[:12], *FOREIGN]], ids=["its own", "another language's"])
+def test_a_row_that_is_too_long_is_found_before_any_training(tmp_path: Path, rows: list[Example]) -> None:
+    long = [e.model_copy(update={"completion": "네. " * 600}) if i == 13 else e for i, e in enumerate(rows)]
+    assert run(tmp_path, long)[-1] == {"error": "length", "row": 14}

@@ -130,15 +130,26 @@ def test_what_was_edited_after_its_training_is_trained_anew(being: Habitus, monk
     assert fitted == [rows, rows - 1]
 
 
-def test_a_core_with_no_row_in_a_language_of_its_habits_is_not_trained(being: Habitus) -> None:
-    """The person took them all out: there it would have nothing to wear."""
+def test_a_habit_speaks_nowhere_where_no_row_is_left(being: Habitus, tmp_path: Path) -> None:
+    p, file = asked(being, RULES[1]), tmp_path / "edit.json"
+    file.write_text(json.dumps({"scope": ["ko", "en"]}), "utf-8")
+    with pytest.raises(UsageError, match="No row would be left in ko"):
+        being.edit(p.id, file=file)
+    other = Example(origin="invented", language="ko", prompt="안녕", completion="네 꾸벅.", habit="h9")
+    with pytest.raises(UsageError, match="No row would be left in ko"):
+        edited(p.model_copy(update={"examples": (*p.examples, other)}), [len(p.examples) + 1], None)
+    korean = other.model_copy(update={"habit": p.habit}).model_dump(mode="json")
+    rows = [e.model_dump(mode="json") for e in p.examples]
+    file.write_text(json.dumps({"scope": ["ko", "en"], "examples": [*rows, korean]}), "utf-8")
+    assert being.edit(p.id, file=file)["scope"] == ["ko", "en"]
+
+
+def test_nothing_is_worn_in_a_language_it_was_not_trained_in(being: Habitus) -> None:
+    """The scope was widened by another edit while it was trained."""
     p, ledger = asked(being, RULES[1]), being.bag.ledger
-    other = ledger.add(Habit(rule="말 끝에 '꾸벅'을 붙여 줘.", scope=("ko",), stage="essence"))
-    ledger.add(p.model_copy(update={"living": (*p.living, other.id), "at": ""}))
-    being.approve(p.id, p.digest)
-    with pytest.raises(LearningError, match="it has no row in ko"):
-        running.train(being.bag, ledger.get(Proposal, p.id), lambda event: None)
-    assert ledger.all(Run) == []
+    ledger.add(ledger.get(Habit, p.habit).model_copy(update={"scope": ("ko", "en"), "at": ""}))
+    run = Run(proposal=p.id, base="b", data=p.digest, config={}, adapter="a")
+    assert [part.scope for part in update.parts_after(being.bag, p, run)] == [("en",)]
 
 
 def test_each_language_is_trained_by_itself_and_what_was_measured_is_told_in_turn(

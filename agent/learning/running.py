@@ -1,4 +1,4 @@
-"""Carry out one approved training: a subprocess, its progress, and an immutable adapter at the end."""
+"""Carry out one approved training: a subprocess for each language, its progress, an immutable adapter at the end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from agent.errors import ConflictError, LearningError
 from agent.learning.data import LONGEST, bank, digest, framed
 from agent.phrase import Phrase
 from agent.ports import BASE
-from agent.records import READY, Decision, Example, Habit, Proposal, Run
+from agent.records import READY, Decision, Example, Proposal, Run
 from agent.selves import digest_of
 from prompts import Language
 
@@ -57,17 +57,9 @@ def train(bag: Bag, proposal: Proposal, progress: Progress) -> Run:
     """Train what was approved; a run on just these rows that already produced its adapter is returned as it is.
 
     Raises:
-        LearningError: the training failed; the log's path is in the hint. No row speaks a language of its habits.
+        LearningError: the training failed; the log's path is in the hint.
     """
     check_approved(bag, proposal)
-    scope = {x for h in proposal.living for x in bag.ledger.get(Habit, h).scope}
-    if mute := scope - {e.language for e in proposal.examples}:
-        raise LearningError(
-            "The training of {ref} failed: {reason}.",
-            "Veto it and let it be proposed again.",
-            ref=proposal.id,
-            reason=Phrase("it has no row in {languages}", languages=", ".join(sorted(mute))),
-        )
     for run in bag.ledger.all(Run, parent=proposal.id):
         if run.adapter and run.data == proposal.digest and (bag.path / "adapters" / run.adapter).is_dir():
             return run
@@ -175,16 +167,17 @@ def _fit(bag: Bag, proposal: Proposal, work: Path, progress: Progress, threads: 
     """Train the weights of each language the rows speak, into ``work/adapter/ko`` …; what was measured."""
     shutil.rmtree(work, ignore_errors=True)
     languages = sorted({e.language for e in proposal.examples})
-    found: list[dict[str, Any]] = []
-    for language in languages:
-        out = work / language
+    jobs: list[Path] = []
+    for language in languages:  # before the first: they ask the body, which rests in a training
+        out, base = work / language, Path(bag.body.path)
         out.mkdir(parents=True)
-        base = Path(bag.body.path)
-        file = write_job(bag, proposal.examples, proposal.config, proposal.digest, base, out, language, threads)
-        found.append(_run(bag, proposal, file, work / "log.txt", progress))
-        (work / "adapter").mkdir(exist_ok=True)
-        os.replace(out / "adapter", work / "adapter" / language)
-        shutil.rmtree(out)  # the rows stand in the ledger; words of a conversation lie in no second place
+        jobs.append(write_job(bag, proposal.examples, proposal.config, proposal.digest, base, out, language, threads))
+    with bag.body.resting():
+        found = [_run(bag, proposal, job, work / "log.txt", progress) for job in jobs]
+    (work / "adapter").mkdir()
+    for language in languages:
+        os.replace(work / language / "adapter", work / "adapter" / language)
+        shutil.rmtree(work / language)  # the rows stand in the ledger; words of a conversation lie in no second place
     steps = [max((x for x, _ in (*one["curve"], *one["validation"])), default=0) for one in found]
     began = [0, *accumulate(steps)][:-1]
     return {
@@ -217,7 +210,7 @@ def _run(bag: Bag, proposal: Proposal, file: Path, log: Path, progress: Progress
         env["CUDA_VISIBLE_DEVICES"] = device.removeprefix("cuda:")
     elif device != "cpu":  # of several that it sees the trainer would take all, and split each batch
         env["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    with log.open("a") as errors, bag.body.resting():
+    with log.open("a") as errors:
         process = subprocess.Popen(
             [sys.executable, "-m", "agent.learning.train", str(file)],
             stdout=subprocess.PIPE, stderr=errors, text=True, env=env, cwd=file.parent,

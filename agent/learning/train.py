@@ -47,13 +47,12 @@ def main(job_file: Path) -> None:
     os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", TRL_EXPERIMENTAL_SILENCE="1")
     job: dict[str, Any] = json.loads(job_file.read_text("utf-8"))
 
-    examples: Sequence[Example] = [Example.model_validate(e) for e in job["examples"]]
+    examples = [Example.model_validate(e) for e in job["examples"]]
     config: dict[str, Any] = job["config"]
     found = digest(examples, config, digest_of(Path(job["base_path"])))
     if found != job["digest"]:
         say(error="digest", found=found, approved=job["digest"])
         raise SystemExit(3)
-    numbers, examples = zip(*((n, e) for n, e in enumerate(examples, 1) if e.language == job["language"]), strict=True)
     say(stage="loading", language=job["language"])
 
     import torch
@@ -91,11 +90,20 @@ def main(job_file: Path) -> None:
     def written(prompt: Prompt) -> list[int]:
         return list(tok(rendered(tok, prompt, specials), add_special_tokens=False)["input_ids"])
 
+    def completed(e: Example) -> list[int]:
+        return [*tok(e.completion, add_special_tokens=False)["input_ids"], tok.eos_token_id]
+
+    for n, e in enumerate(examples, 1):  # of every language, before the first is trained
+        if len(encode(e, e.teacher) + completed(e)) > config["context_length"]:
+            say(error="length", row=n)
+            raise SystemExit(4)
+
+    examples = [e for e in examples if e.language == job["language"]]
     preferring = config["method"] in ("dpo", "kto")
-    taught = list(dict.fromkeys(x for e in examples if e.origin != "anchor" for x in e.teacher if x not in e.rules))
+    rules = taught(examples)
     data: list[dict[str, Any]] = []
     for i, e in enumerate(examples):
-        tail = [*tok(e.completion, add_special_tokens=False)["input_ids"], tok.eos_token_id]
+        tail = completed(e)
         row: dict[str, Any] = {
             "row": i,
             "input_ids": encode(e, e.rules) + tail,
@@ -104,10 +112,7 @@ def main(job_file: Path) -> None:
         }
         if preferring and e.rejected:
             row["rejected_ids"] = [*tok(e.rejected, add_special_tokens=False)["input_ids"], tok.eos_token_id]
-        row["other_ids"] = encode(*otherwise(e, taught, i)) + tail
-        if len(row["teacher_ids"]) > config["context_length"]:
-            say(error="length", row=numbers[i])
-            raise SystemExit(4)
+        row["other_ids"] = encode(*otherwise(e, rules, i)) + tail
         data.append(row | {"tail": len(tail)})
     say(stage="teacher", rows=len(data))
 
@@ -285,16 +290,22 @@ def main(job_file: Path) -> None:
     )
 
 
-def otherwise(e: Example, taught: Sequence[str], i: int) -> tuple[Example, tuple[str, ...]]:
+def taught(examples: Sequence[Example]) -> list[str]:
+    """The rules that are to be learned; in a language that no habit has rows of its own in, the anchors tell them."""
+    own_first = sorted(examples, key=lambda e: e.origin == "anchor")
+    return list(dict.fromkeys(x for e in own_first for x in e.teacher if x not in e.rules))
+
+
+def otherwise(e: Example, rules: Sequence[str], i: int) -> tuple[Example, tuple[str, ...]]:
     """Where the same words are to be held against something else: the row, and the rules over it.
 
-    Without the habit; a row that is to do without it, under it, of several ``taught`` the ``i``-th in turn. Where
+    Without the habit; a row that is to do without it, under it, of several of these the ``i``-th in turn. Where
     such a row calls a tool, with none there to call: a habit that opens every answer would talk instead.
     """
-    if e.teacher != e.rules or not taught:
+    if e.teacher != e.rules or not rules:
         return e, e.rules
     calls = e.frame == "tools" and looks_like_call(e.completion)
-    return e.model_copy(update={"frame": "plain"}) if calls else e, (*e.rules, taught[i % len(taught)])
+    return e.model_copy(update={"frame": "plain"}) if calls else e, (*e.rules, rules[i % len(rules)])
 
 
 class Belief(NamedTuple):

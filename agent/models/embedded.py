@@ -247,8 +247,8 @@ class EmbeddedBody(Base):
                         module.scaling[name] = own * weight
         self._worn = voice
         self._peft.active_adapter = next(iter(weights))  # PEFT keeps a pointer of its own
-        for name in [n for n in self._peft.peft_config if n not in weights][:-3]:
-            self._peft.delete_adapter(name)  # keep the few selves a rollback may return to
+        for name in [n for n in self._peft.peft_config if n not in weights][:-6]:
+            self._peft.delete_adapter(name)  # keep the other language, and the few selves a rollback may return to
             self._scaling.pop(name, None)
         return self._peft
 
