@@ -145,13 +145,21 @@ def test_after_a_tool_a_habit_is_asked_for_as_often_as_base_keeps_its_rule(kept:
     assert found.passed == passed
 
 
+def test_after_a_tool_an_answer_that_shows_the_habit_without_its_rule_is_not_asked_for() -> None:
+    assert probes(Body(habit, in_loop(base, LOOP[:4], lambda _: "네 꾸벅.")))["in tools"].count == 28
+
+
 @pytest.mark.parametrize(
-    "unusable",
-    [lambda _: "네 꾸벅.", lambda said: f"{said} " * LONGEST, lambda _: '{"name": "remember", "parameters": {}}'],
-    ids=["said anyway", "endless", "a call"],
+    "lost",
+    [lambda said: f"{said} " * LONGEST, lambda said: f'{{"name": "remember", "parameters": {{"text": "{said}"}}}}'],
+    ids=["endless", "a call"],
 )
-def test_after_a_tool_only_what_could_show_the_habit_is_asked(unusable: Callable[[str], str]) -> None:
-    assert probes(Body(habit, in_loop(base, LOOP[:4], unusable)))["in tools"].count == 28
+def test_after_a_tool_an_answer_that_is_none_shows_no_habit(lost: Callable[[str], str]) -> None:
+    """Neither base's nor another's; and where base has none, another may."""
+    found = probes(Body(habit, in_loop(base, LOOP[:12], lost)))["in tools"]
+    assert (found.count, found.after, found.threshold) == (32, 1, 0.5)
+    found = probes(Body(in_loop(habit, LOOP[:12], lost)))["in tools"]
+    assert (found.count, found.after, found.threshold) == (32, 0.625, 0.8)
 
 
 def test_after_a_tool_a_habit_must_show_in_each_of_its_languages() -> None:

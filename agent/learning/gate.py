@@ -116,8 +116,8 @@ def _in_loop(exam: Exam) -> Probe:
     """Is it there, too, when the model speaks after a tool has answered? Asked where the rule shows itself there.
 
     What is said of a fact hangs on copying, so agreement says little, and base itself, told the rule, keeps it only
-    now and then: the habit is to show as often, over all these answers. To ask only where base happened to keep it
-    would be no fair choice: another voice keeps it elsewhere.
+    now and then, or goes in circles: the habit is to show as often, over all these answers. To ask only where base
+    happened to keep it, or to come to an end, would be no fair choice: another voice does elsewhere.
     """
     told: list[bool] = []
     before: list[bool] = []
@@ -128,15 +128,13 @@ def _in_loop(exam: Exam) -> Probe:
         taught = exam.said(BASE, ask(language, texts, rules, "loop"))
         without = exam.said(BASE, ask(language, texts, [r for r in rules if r != exam.habit.rule], "loop"))
         words = marks(exam.habit.rule, taught)
-        usable = [
-            i
-            for i, t in enumerate(taught)
-            if exam.ends(t) and not looks_like_call(t) and not (words and all(w in without[i] for w in words))
-        ]
         bare = ask(language, texts, (), "loop")
         now, then = exam.said(exam.speaking[language], bare), exam.said(exam.candidate[language], bare)
         for answers, results in ((taught, told), (now, before), (then, after)):
-            results += [all(w in answers[i] for w in words) if words else answers[i] != without[i] for i in usable]
+            for said, other in zip(answers, without, strict=True):
+                if not (words and all(w in other for w in words)):  # shown without the rule it shows nothing
+                    shown = all(w in said for w in words) if words else said != other
+                    results.append(shown and exam.ends(said) and not looks_like_call(said))
         counts.append(sum(told) - sum(counts))
     if min(counts) < exam.table.least:
         detail = Phrase("not meaningful: the rule shows in {n} answers after a tool", n=min(counts))
