@@ -189,9 +189,13 @@ def _otherwise(
 
 
 def standing(bag: Bag, who: Self, language: Language) -> list[str]:
-    """The rules that can be dropped: lines of the mask, and habits of the weights that speak ``language``."""
+    """The rules that can be dropped: lines of the mask and habits of the weights that speak ``language``.
+
+    Of another language's the model is shown nothing: offered them, it takes a wish in this one for their end.
+    """
     inside = [p.habit for p in who.parts if language in p.scope and p.habit not in who.mask.silenced]
-    return list(dict.fromkeys([*(r.text for r in who.mask.rules), *(h.rule for h in bag.ledger.some(Habit, inside))]))
+    lines = [r.text for r in who.mask.rules if language in r.scope]
+    return list(dict.fromkeys([*lines, *(h.rule for h in bag.ledger.some(Habit, inside))]))
 
 
 def _narrowed(tool: Tool, user: str, stands: Sequence[str]) -> dict[str, Any]:
