@@ -292,7 +292,7 @@ def sweep(bag: Bag) -> Erasure | None:
         path.unlink()
     made = {r.adapter for r in ledger.all(Run)}
     for path in (bag.path / "adapters").glob("*"):
-        if path.name not in made:  # cut off before it was recorded
+        if path.is_dir() and path.name not in made:  # cut off before it was recorded
             shutil.rmtree(path)
     for path in (bag.path / "runs").glob("*/*"):
         if path.is_dir():  # rows and weights of a training that was cut off

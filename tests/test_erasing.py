@@ -81,6 +81,7 @@ def bag(tmp_path: Path) -> Bag:
     (bag.path / "runs" / "p2" / "adapter" / "en").mkdir(parents=True)  # of two languages one was trained
     for name in ("a-p1-1", "a-p9-never-recorded"):
         (bag.path / "adapters" / name).mkdir(parents=True)
+    (bag.path / "adapters" / ".DS_Store").write_text("a file manager's own")
     return bag
 
 
