@@ -42,7 +42,7 @@ def run(out: Path, rows: list[Example] = ROWS, **numbers: float) -> list[dict[st
     job = {
         "examples": [e.model_dump(mode="json") for e in rows], "config": config, "base_path": str(SEEDLING),
         "digest": digest(rows, config, digest_of(SEEDLING)), "personas": {}, "tools": {}, "language": "ko",
-        "lines": [{"language": "ko", "text": ROWS[0].prompt, "reply": ROWS[0].completion}],
+        "lines": [{"text": ROWS[0].prompt, "reply": ROWS[0].completion}],
         "device": "cpu", "dtype": "float32", "out": str(out), "threads": 1,
     }  # fmt: skip
     out.mkdir(exist_ok=True)

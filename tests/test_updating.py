@@ -19,6 +19,7 @@ from agent.records import Decision, Example, Habit, Probe, Proposal, Run
 from app.files import edited
 from app.habitus import Habitus
 from graphs import update
+from prompts import language_of
 from tests.being import file_habit, scripted, small_talk
 
 RULES = ("Call me 'Captain'.", "Always end your answers with 'zibble'.")
@@ -170,7 +171,7 @@ def test_each_language_is_trained_by_itself_and_what_was_measured_is_told_in_tur
     both = p.model_copy(update={"examples": (*p.examples, korean)})
     found = running._fit(being.bag, both, tmp_path / "work", lambda event: None)
     assert [(j["language"], len(j["examples"])) for j in jobs] == [(x, len(both.examples)) for x in ("en", "ko")]
-    assert [{line["language"] for line in j["lines"]} for j in jobs] == [{"en"}, {"ko"}]
+    assert [{language_of(line["text"]) for line in j["lines"]} for j in jobs] == [{"en"}, {"ko"}]
     assert {f.relative_to(tmp_path).as_posix(): f.read_text() for f in tmp_path.rglob("*/words")} == {
         "work/adapter/en/words": "en",
         "work/adapter/ko/words": "ko",

@@ -122,7 +122,7 @@ def _lines(bag: Bag, language: Language) -> list[dict[str, str]]:
     asked = bank("probes", language)["talk"][:CANARIES]
     prompts = [framed(language, text, (), "", "plain", bag.toolboxes) for text in asked]
     replies = bag.body.answers(prompts, BASE, LONGEST)
-    return [{"language": language, "text": text, "reply": r} for text, r in zip(asked, replies, strict=True)]
+    return [{"text": text, "reply": r} for text, r in zip(asked, replies, strict=True)]
 
 
 def write_job(

@@ -273,7 +273,7 @@ def main(job_file: Path) -> None:
     trainer.model.save_pretrained(str(out / "adapter"))
     ordered(out / "adapter" / "adapter_config.json")
     trainer.model.eval()
-    prompts = [written(framed(x["language"], x["text"], (), "", "plain", tools)) for x in job["lines"]]
+    prompts = [written(framed(job["language"], x["text"], (), "", "plain", tools)) for x in job["lines"]]
     replies = [[*tok(x["reply"], add_special_tokens=False)["input_ids"], tok.eos_token_id] for x in job["lines"]]
     noted = weighed(trainer.model, prompts, replies, tok.pad_token_id)
     (out / "adapter" / CANARY).write_text(json.dumps(noted) + "\n", "utf-8")
