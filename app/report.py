@@ -17,6 +17,7 @@ from app.words import recorded, say
 Json = dict[str, Any]
 Point = tuple[int, float]  # step, loss
 WIDTH, HEIGHT = 640, 240
+BLUE, ORANGE = "#1d4ed8", "#c2410c"
 
 
 def data(bag: Bag, ref: str) -> Json:
@@ -106,7 +107,9 @@ def markdown(r: Json) -> str:
     if r["reasons"]:
         lines += [f"- `{k}` {r['config'][k]}: {reason}" for k, reason in r["reasons"].items()]
         lines += [
-            f"- `{k}` {v}" for k, v in r["config"].items() if k not in r["reasons"] and not isinstance(v, list)
+            f"- `{k}` {v}"
+            for k, v in r["config"].items()
+            if k not in r["reasons"] and v != "" and not isinstance(v, list)
         ] + [""]
     if run:
         lines += [f"## {say('Training')}", "", "![](curve.svg)", ""]
@@ -167,27 +170,38 @@ def _courses(run: Json) -> list[tuple[str, list[Point], list[Point]]]:
 
 
 def curve(run: Json) -> str:
-    """Loss in training (a line for each language) and on the rows kept out (dots), as an SVG picture."""
+    """Loss in training (a line for each language) and on the rows kept out (dots), on a logarithmic axis, as SVG."""
     points = [*run["curve"], *run["validation"]]
-    right, top = max((x for x, _ in points), default=1), max((y for _, y in points), default=1.0) or 1.0
+    right = max((x for x, _ in points), default=1)
+    heights = [_decades(y) for _, y in points] or [0.0]
+    low = math.floor(min(heights))
+    high = max(low + 1, math.ceil(max(heights)))
 
-    def place(x: float, y: float) -> str:
-        return f"{40 + (WIDTH - 60) * x / right:.1f},{HEIGHT - 30 - (HEIGHT - 50) * y / top:.1f}"
+    def place(x: float, y: float) -> tuple[float, float]:
+        return 50 + (WIDTH - 70) * x / right, HEIGHT - 30 - (HEIGHT - 50) * (_decades(y) - low) / (high - low)
 
-    lines = "".join(
-        f'<polyline points="{" ".join(place(*p) for p in losses)}" fill="none" stroke="#1d4ed8" stroke-width="2"/>'
-        for _, losses, _ in _courses(run)
-    )
-    dots = "".join(
-        '<circle cx="{}" cy="{}" r="4" fill="#c2410c"/>'.format(*place(*p).split(",")) for p in run["validation"]
-    )
-    label = '<text x="{}" y="{}" font-family="sans-serif" font-size="12" fill="#555">{}</text>'
+    def text(x: float, y: float, told: object, colour: str = "#555") -> str:
+        return f'<text x="{x:.1f}" y="{y:.1f}" font-family="sans-serif" font-size="12" fill="{colour}">{told}</text>'
+
+    drawn = []
+    for power in range(low, high + 1):
+        x, y = place(0, 10.0**power)
+        drawn += [f'<path d="M{x:.1f},{y:.1f} H{WIDTH - 20}" stroke="#ddd"/>', text(4, y + 4, f"{10.0**power:g}")]
+    for language, losses, _ in _courses(run):
+        if losses:
+            line = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*p) for p in losses))
+            drawn += [f'<polyline points="{line}" fill="none" stroke="{BLUE}" stroke-width="2"/>']
+            x, y = place(*losses[0])
+            drawn += [text(x + 6, y - 4, language)]
+    for x, y in (place(*p) for p in run["validation"]):
+        drawn += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{ORANGE}"/>']
+    drawn += [text(46, HEIGHT - 10, 0), text(WIDTH - 40, HEIGHT - 10, right)]
+    drawn += [text(200, HEIGHT - 10, f"— {say('training')}", BLUE), text(320, HEIGHT - 10, f"● {say('rows kept out')}", ORANGE)]  # fmt: skip
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}">'
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>'
-        f'<path d="M40,20 V{HEIGHT - 30} H{WIDTH - 20}" fill="none" stroke="#999"/>'
-        + lines + dots
-        + "".join(label.format(*place(*losses[0]).split(","), x) for x, losses, _ in _courses(run) if losses)
-        + label.format(4, 24, f"{top:.2f}") + label.format(28, HEIGHT - 26, 0) + label.format(WIDTH - 60, HEIGHT - 10, f"{right}")
-        + label.format(WIDTH - 250, 30, "— training   ● rows kept out") + "</svg>\n"
-    )  # fmt: skip
+        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>{"".join(drawn)}</svg>\n'
+    )
+
+
+def _decades(loss: float) -> float:
+    return math.log10(max(loss, 1e-4))

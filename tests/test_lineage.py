@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from pathlib import Path
 
 import pytest
@@ -166,4 +168,16 @@ def test_the_loss_of_each_language_is_told_and_drawn_apart(being: Habitus) -> No
     picture = report.curve(being.report("p1")["run"])
     assert picture.count("<polyline") == 2
     assert picture.count("<circle") == 2
-    assert [x in picture for x in (">en<", ">ko<")] == [True, True]
+    assert [x in picture for x in (">en<", ">ko<", ">0.1<", ">10<", ">0.01<")] == [True] * 4 + [False]
+    at = [float(y) for y in re.findall(r'<circle cx="[^"]*" cy="([^"]*)"', picture)]
+    assert at == pytest.approx([place(0.625), place(0.375)], abs=0.1)
+
+
+def place(loss: float) -> float:
+    """Its height in the picture: from 0.1 to 10, each decade as high as the other."""
+    return report.HEIGHT - 30 - (report.HEIGHT - 50) * (math.log10(loss) + 1) / 2
+
+
+def test_a_loss_of_nothing_is_drawn_at_the_bottom() -> None:
+    picture = report.curve({"curve": [(1, 0.0)], "validation": [], "began": {}})
+    assert f",{report.HEIGHT - 30}.0" in picture
