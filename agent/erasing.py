@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from agent.bag import Bag
@@ -291,13 +292,17 @@ def sweep(bag: Bag) -> Erasure | None:
     for path in bag.path.glob("checkpoints.db*"):  # only an index: `learn` begins anew from the recorded decision
         path.unlink()
     made = {r.adapter for r in ledger.all(Run)}
-    for path in (bag.path / "adapters").glob("*"):
-        if path.is_dir() and path.name not in made:  # cut off before it was recorded
+    for path in (bag.path / "adapters").glob("a-p*-????????"):  # what else lies there is the person's own
+        if _folder(path) and path.name not in made:  # cut off before it was recorded
             shutil.rmtree(path)
     for path in (bag.path / "runs").glob("*/*"):
-        if path.is_dir():  # rows and weights of a training that was cut off
+        if _folder(path):  # rows and weights of a training that was cut off
             shutil.rmtree(path)
         elif path.name in ("report.md", "report.json"):  # `proposals report` has the rest
             path.unlink()
     ledger.compact()
     return ledger.add_all([e.model_copy(update={"swept": True, "at": ""}) for e in todo])[-1]
+
+
+def _folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()

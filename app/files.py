@@ -121,7 +121,11 @@ def edited(p: Proposal, drop: Sequence[int], file: Path | None) -> Proposal:
         ) from error
     if not changed.scope:
         raise UsageError("A habit needs a scope.", 'It may be ["ko"], ["en"] or both.')
-    spoken = {*changed.scope, *(e.language for e in p.examples if e.habit not in ("", p.habit))}
+    learns = p.kind in ("learn", "correct")
+    if changed.scope != p.scope and not learns:
+        raise UsageError("Only what is to be learned has a scope to change.", "Leave it as it is in {ref}.", ref=p.id)
+    staying = {*p.living} - ({p.habit} if learns else set())
+    spoken = {e.language for e in p.examples if e.habit in staying} | ({*changed.scope} if learns else set())
     if examples and (mute := spoken - {e.language for e in examples}):
         raise UsageError(
             "No row would be left in {language}, in which it is to speak.",

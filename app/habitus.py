@@ -239,8 +239,6 @@ class Habitus:
                     )
                 add(changed)
                 add(Decision(proposal=ref, verdict="edit", digest=changed.digest))
-                if changed.scope != p.scope:
-                    add(ledger.get(Habit, p.habit).model_copy(update={"scope": changed.scope, "at": ""}))
         return forms.summary(changed)
 
     def learn(self) -> list[Json]:

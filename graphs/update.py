@@ -89,6 +89,13 @@ def _train(state: State, runtime: Runtime[Context]) -> State:
     return {"run": run.id}
 
 
+def _asked(bag: Bag, proposal: Proposal, ref: str) -> Habit:
+    """A habit as it would be with this proposal, whose scope the person may have changed."""
+    habit = bag.ledger.get(Habit, ref)
+    learns = ref == proposal.habit and proposal.kind in ("learn", "correct")
+    return habit.model_copy(update={"scope": proposal.scope}) if learns else habit
+
+
 def parts_after(bag: Bag, proposal: Proposal, run: Run | None) -> tuple[Part, ...]:
     """The parts of the self that this proposal would make.
 
@@ -106,13 +113,13 @@ def parts_after(bag: Bag, proposal: Proposal, run: Run | None) -> tuple[Part, ..
     spoken = {e.language for e in proposal.examples}  # elsewhere there is nothing to wear
     made = tuple(
         Part(
-            habit=h,
+            habit=h.id,
             adapter=run.adapter,
-            weight=weights.get(h, 1.0),
+            weight=weights.get(h.id, 1.0),
             stage="fresh" if fresh else "core",
-            scope=tuple(x for x in bag.ledger.get(Habit, h).scope if x in spoken),
+            scope=tuple(x for x in h.scope if x in spoken),
         )
-        for h in proposal.living
+        for h in (_asked(bag, proposal, ref) for ref in proposal.living)
     )
     return (*others, *made) if fresh else made
 
@@ -135,7 +142,7 @@ def _examined(context: Context, proposal: Proposal, run: Run | None) -> GateRepo
         if (report.adapter, report.parts) == (name, parts):
             return report
     context.progress("examine", {"proposal": proposal.id, "adapter": name})
-    subject = bag.ledger.get(Habit, proposal.habit)
+    subject = _asked(bag, proposal, proposal.habit)
     before = {p.habit for p in now.parts} | {p.habit for p in parts}
     exam = Exam(
         body=bag.body,
@@ -206,7 +213,7 @@ def _promote(state: State, runtime: Runtime[Context]) -> State:
         "release": Phrase("let go with {proposal}", proposal=ref),
     }
     reason = reasons.get(proposal.kind, Phrase("learned with {proposal}", proposal=ref))
-    habit = bag.ledger.get(Habit, proposal.habit)
+    habit = _asked(bag, proposal, proposal.habit)
     done: list[Record] = [proposal.model_copy(update={"status": "promoted", "at": ""})]
     if proposal.kind != "consolidate":
         done.append(habit.become(inside.get(habit.id, "released"), reason))

@@ -79,9 +79,12 @@ def bag(tmp_path: Path) -> Bag:
     (bag.path / "runs" / "p2" / "ko").mkdir(parents=True)
     (bag.path / "runs" / "p2" / "ko" / "job.json").write_text(SECRET)
     (bag.path / "runs" / "p2" / "adapter" / "en").mkdir(parents=True)  # of two languages one was trained
-    for name in ("a-p1-1", "a-p9-never-recorded"):
+    for name in ("a-p1-1", "a-p9-abcdef01"):  # the second was never recorded
         (bag.path / "adapters" / name).mkdir(parents=True)
     (bag.path / "adapters" / ".DS_Store").write_text("a file manager's own")
+    (bag.path / "adapters" / "mine").mkdir()  # where the person exported to
+    for link in (bag.path / "adapters" / "a-p8-12345678", bag.path / "runs" / "p2" / "elsewhere"):
+        link.symlink_to(bag.path / "adapters" / "mine")
     return bag
 
 
@@ -106,8 +109,9 @@ def test_no_byte_of_it_is_left_and_the_rest_stays(bag: Bag) -> None:
     assert [i for i, _, _ in bag.index.near(OTHER, "turn", 5)] == ["t2"]
     assert bag.index.near(SECRET, "memory", 5) == []
     assert (done.turns, done.memories, done.examples, done.swept) == (("t1",), ("m1",), 4, True)
-    assert not any(p.is_dir() for p in (bag.path / "runs" / "p2").iterdir()), "nor weights that came of it"
-    assert not (bag.path / "adapters" / "a-p9-never-recorded").exists()
+    assert [p.name for p in (bag.path / "runs" / "p2").iterdir() if p.is_dir()] == ["elsewhere"], "nor weights of it"
+    assert {p.name for p in (bag.path / "adapters").iterdir()} >= {"mine", "a-p8-12345678"}
+    assert not (bag.path / "adapters" / "a-p9-abcdef01").exists()
 
 
 def test_no_freed_memory_goes_to_disk_with_the_index(bag: Bag) -> None:

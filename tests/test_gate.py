@@ -145,6 +145,14 @@ def test_after_a_tool_a_habit_is_asked_for_as_often_as_base_keeps_its_rule(kept:
     assert found.passed == passed
 
 
+@pytest.mark.parametrize(("kept", "passed"), [(12, True), (0, False)])
+def test_after_a_tool_other_words_are_no_habit_where_base_keeps_its_rule_in_few(kept: int, passed: bool) -> None:
+    told = in_loop(base, LOOP[12:], lambda _: "알겠어요.")
+    found = probes(Body(in_loop(habit, LOOP[kept:], lambda _: "음 그럴까요."), told))["in tools"]
+    assert (found.after, found.threshold, found.detail) == (kept / 32, 0.3, "base, told the rule: 12/32")
+    assert found.passed == passed
+
+
 def test_after_a_tool_an_answer_that_shows_the_habit_without_its_rule_is_not_asked_for() -> None:
     assert probes(Body(habit, in_loop(base, LOOP[:4], lambda _: "네 꾸벅.")))["in tools"].count == 28
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.errors import ModelError, SettingsError
-from agent.models.base import Base
+from agent.models.base import SEEDLING, Base, digest_of
 from agent.records import Turn
 from agent.settings import (
     FILE,
@@ -220,6 +220,16 @@ def test_the_commented_file_shows_every_setting() -> None:
     _, *tables = re.split(r"^\[", default_toml(), flags=re.MULTILINE)
     shown = {table.split("]")[0]: re.findall(r"^# (\w+) =", table, re.MULTILINE) for table in tables}
     assert shown == {name: list(type(table).model_fields) for name, table in Settings()}
+
+
+def test_a_model_named_from_here_is_found_by_a_training_in_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "llama").symlink_to(SEEDLING)
+    monkeypatch.chdir(tmp_path)
+    body = Base(ModelTable(name="llama"))
+    monkeypatch.chdir("/")
+    assert digest_of(body.path) == body.digest
 
 
 # -- a template of the person's own ------------------------------------------------------------

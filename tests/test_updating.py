@@ -15,6 +15,8 @@ import pytest
 from agent.errors import BusyError, ConflictError, LearningError, StorageError, UnavailableError, UsageError
 from agent.learning import running
 from agent.learning.conflict import superseded, took_place, withdrawn
+from agent.learning.exam import Exam
+from agent.learning.proposing import refile
 from agent.records import Decision, Example, Habit, Probe, Proposal, Run
 from app.files import edited
 from app.habitus import Habitus
@@ -36,6 +38,17 @@ def being(tmp_path: Path) -> Habitus:
 
 def asked(being: Habitus, rule: str) -> Proposal:
     return being.bag.ledger.get(Proposal, file_habit(being, rule, small_talk("en", 12)))
+
+
+def made(p: Proposal, work: Path, *languages: str) -> dict[str, Any]:
+    """What a training leaves behind."""
+    for language in languages:
+        weights = work / "adapter" / language
+        weights.mkdir(parents=True)
+        (weights / "adapter_config.json").write_text(str(len(p.examples)))
+        (weights / "adapter_model.safetensors").write_text("x")
+    figures = {"stopped_early": False, "seconds": 0.0, "peak_mb": 0.0, "environment": {}}
+    return {"curve": [], "validation": [], **figures}
 
 
 def test_the_answer_given_last_holds_where_one_before_it_was_never_recorded(
@@ -102,18 +115,7 @@ def test_what_was_edited_after_its_training_is_trained_anew(being: Habitus, monk
 
     def fit(bag: Any, p: Proposal, work: Path, *_: object) -> dict[str, Any]:
         fitted.append(len(p.examples))
-        weights = work / "adapter" / "en"
-        weights.mkdir(parents=True)
-        (weights / "adapter_config.json").write_text(str(len(p.examples)))
-        (weights / "adapter_model.safetensors").write_text("x")
-        return {
-            "curve": [],
-            "validation": [],
-            "stopped_early": False,
-            "seconds": 0.0,
-            "peak_mb": 0.0,
-            "environment": {},
-        }
+        return made(p, work, "en")
 
     def gone(*_: object) -> Any:
         raise UnavailableError("It does not answer.")
@@ -137,8 +139,9 @@ def test_a_habit_speaks_nowhere_where_no_row_is_left(being: Habitus, tmp_path: P
     with pytest.raises(UsageError, match="No row would be left in ko"):
         being.edit(p.id, file=file)
     other = Example(origin="invented", language="ko", prompt="안녕", completion="네 꾸벅.", habit="h9")
+    both = {"examples": (*p.examples, other), "living": (*p.living, "h9")}
     with pytest.raises(UsageError, match="No row would be left in ko"):
-        edited(p.model_copy(update={"examples": (*p.examples, other)}), [len(p.examples) + 1], None)
+        edited(p.model_copy(update=both), [len(p.examples) + 1], None)
     korean = other.model_copy(update={"habit": p.habit}).model_dump(mode="json")
     rows = [e.model_dump(mode="json") for e in p.examples]
     file.write_text(json.dumps({"scope": ["ko", "en"], "examples": [*rows, korean]}), "utf-8")
@@ -146,11 +149,56 @@ def test_a_habit_speaks_nowhere_where_no_row_is_left(being: Habitus, tmp_path: P
 
 
 def test_nothing_is_worn_in_a_language_it_was_not_trained_in(being: Habitus) -> None:
-    """The scope was widened by another edit while it was trained."""
-    p, ledger = asked(being, RULES[1]), being.bag.ledger
-    ledger.add(ledger.get(Habit, p.habit).model_copy(update={"scope": ("ko", "en"), "at": ""}))
+    p = asked(being, RULES[1])
+    wider = p.model_copy(update={"scope": ("ko", "en")})
     run = Run(proposal=p.id, base="b", data=p.digest, config={}, adapter="a")
-    assert [part.scope for part in update.parts_after(being.bag, p, run)] == [("en",)]
+    assert [part.scope for part in update.parts_after(being.bag, wider, run)] == [("en",)]
+
+
+def widened(being: Habitus, file: Path) -> Proposal:
+    """One to speak in English, that the person wants in Korean, too; approved so."""
+    p = asked(being, RULES[1])
+    korean = Example(origin="invented", language="ko", prompt="안녕", completion="네 zibble.", habit=p.habit)
+    rows = [e.model_dump(mode="json") for e in (*p.examples, korean)]
+    file.write_text(json.dumps({"scope": ["ko", "en"], "examples": rows}), "utf-8")
+    being.approve(p.id, being.edit(p.id, file=file)["digest"])
+    return being.bag.ledger.get(Proposal, p.id)
+
+
+def test_an_edited_scope_is_the_proposals_until_it_is_promoted(
+    being: Habitus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    p, ledger, examined = widened(being, tmp_path / "edit.json"), being.bag.ledger, []
+    assert ledger.get(Habit, p.habit).scope == ("en",), "another core that carries it is as it was approved"
+
+    def examine(exam: Exam) -> Any:
+        examined.append(exam.habit.scope)
+        return (Probe(name="x", before=0, after=1, threshold=1, passed=True),), (), 0.0
+
+    monkeypatch.setattr(running, "_fit", lambda bag, p, work, *_: made(p, work, "ko", "en"))
+    monkeypatch.setattr(update, "examine", examine)
+    assert [r["promoted"] for r in being.learn()] == [True]
+    assert examined == [("ko", "en")]
+    assert ledger.get(Habit, p.habit).scope == ("ko", "en")
+
+
+def test_an_edited_scope_is_put_before_the_person_again_where_the_weights_moved(being: Habitus, tmp_path: Path) -> None:
+    anew = refile(being.bag, widened(being, tmp_path / "edit.json"))
+    assert anew is not None
+    assert (anew.status, anew.scope, anew.config["scope"]) == ("waiting", ("ko", "en"), ["ko", "en"])
+
+
+def test_a_release_is_held_to_the_languages_of_those_who_stay(being: Habitus, tmp_path: Path) -> None:
+    """A Korean habit leaves a core; its rows are the English ones of another."""
+    p, file = asked(being, RULES[1]), tmp_path / "edit.json"
+    stays = being.bag.ledger.add(Habit(rule="한 문장으로만 답해 줘.", scope=("ko",)))
+    rows = tuple(e.model_copy(update={"habit": e.habit and stays.id}) for e in p.examples)
+    given = {"kind": "release", "scope": ("ko",), "living": (stays.id,), "examples": rows}
+    release = being.bag.ledger.add(p.model_copy(update={**given, "at": ""}))
+    assert len(edited(release, [1], None).examples) == len(rows) - 1
+    file.write_text(json.dumps({"scope": ["en"]}), "utf-8")
+    with pytest.raises(UsageError, match="Only what is to be learned has a scope"):
+        edited(release, [1], file)
 
 
 def test_each_language_is_trained_by_itself_and_what_was_measured_is_told_in_turn(

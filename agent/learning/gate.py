@@ -127,7 +127,8 @@ def _in_loop(exam: Exam) -> Probe:
         texts, rules = bank("probes", language)["loop"], exam.ruled(language)
         taught = exam.said(BASE, ask(language, texts, rules, "loop"))
         without = exam.said(BASE, ask(language, texts, [r for r in rules if r != exam.habit.rule], "loop"))
-        words = marks(exam.habit.rule, taught)
+        talked = exam.said(BASE, ask(language, talk(language), rules))
+        words = marks(exam.habit.rule, talked)  # here base may keep them in few
         bare = ask(language, texts, (), "loop")
         now, then = exam.said(exam.speaking[language], bare), exam.said(exam.candidate[language], bare)
         for answers, results in ((taught, told), (now, before), (then, after)):

@@ -48,15 +48,19 @@ def config_of(bag: Bag, method: Method = "distill") -> dict[str, Any]:
     }
 
 
-def draft_rows(bag: Bag, draft: Draft) -> list[tuple[str, str]]:
-    """The prompts a draft would practise with, ``(prompt, source turn or "")``: the person's own first."""
+def draft_rows(bag: Bag, draft: Draft, scope: tuple[Language, ...] = ()) -> list[tuple[str, str]]:
+    """The prompts a draft would practise with, ``(prompt, source turn or "")``: the person's own first.
+
+    ``scope``: where it is to speak, if elsewhere than it did.
+    """
     habit = bag.ledger.get(Habit, draft.habit)
+    spoken = scope or habit.scope
     wanted = bag.settings.rumination.examples
     found: list[tuple[str, str]] = []
 
     def fits(text: str) -> bool:
         language = language_of(text)
-        return language in habit.scope and not is_probe(text) and not any(near_duplicate(text, p) for p, _ in found)
+        return language in spoken and not is_probe(text) and not any(near_duplicate(text, p) for p, _ in found)
 
     for turn in islice(bag.ledger.newest(Turn), 100 * wanted):
         if len(found) >= wanted:
@@ -76,17 +80,18 @@ def _teachable(bag: Bag, turn: Turn) -> bool:
     return bool(kinds) and not kinds & {"secret", "instruction", "correction"}
 
 
-def file_learning(bag: Bag, draft: Draft, method: Method, reason: str) -> Proposal:
+def file_learning(bag: Bag, draft: Draft, method: Method, reason: str, scope: tuple[Language, ...] = ()) -> Proposal:
     """Complete the rows with the frozen base, and file the proposal as ``waiting``.
 
     It is a ``correct`` when an older habit does not go together with this one, or was taken back: the older leaves
-    mask and weights, and is never trained on again.
+    mask and weights, and is never trained on again. ``scope``: where it is to speak, if elsewhere than it did.
 
     Raises:
         ConflictError: while the rows were made, the habit was let go or asked for elsewhere.
     """
     ledger = bag.ledger
     habit = ledger.get(Habit, draft.habit)
+    habit = habit.model_copy(update={"scope": scope or habit.scope})
     config = config_of(bag, method)
     now = bag.selves.current()
     spoken = dict.fromkeys([*(p.habit for p in now.parts), *(r.habit for r in now.mask.rules if r.habit)])
@@ -101,7 +106,7 @@ def file_learning(bag: Bag, draft: Draft, method: Method, reason: str) -> Propos
     kind: Purpose = "correct" if conflicts else "learn"
     config |= {"kind": kind, "habit": habit.id, "scope": list(habit.scope), "living": list(carried)}
     config |= {"conflicts": list(conflicts)}
-    examples = _rows(bag, habit, others, draft_rows(bag, draft), config)
+    examples = _rows(bag, habit, others, draft_rows(bag, draft, scope), config)
     made = Proposal(
         kind=kind,
         habit=habit.id,
@@ -178,7 +183,8 @@ def refile(bag: Bag, proposal: Proposal) -> Proposal | None:
         fresh = file_consolidation(bag, proposal.rationale)
     else:
         draft = bag.ledger.all(Draft, parent=habit.id)[-1]
-        fresh = file_learning(bag, draft, "distill" if proposal.method == "none" else proposal.method, "")
+        method: Method = "distill" if proposal.method == "none" else proposal.method
+        fresh = file_learning(bag, draft, method, "", proposal.scope)
     note = Phrase("the weights have changed since; {fresh} takes its place", fresh=fresh.id if fresh else "–")
     bag.ledger.add(proposal.model_copy(update={"status": "withdrawn", "note": note, "at": ""}))
     return fresh

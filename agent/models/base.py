@@ -108,7 +108,7 @@ class Base:
             )
         if self.tok.pad_token_id is None:
             self.tok.pad_token = self.tok.eos_token
-        self.path = Path(self.where)
+        self.path = Path(self.where).absolute()  # a training runs in another folder
         if not self.path.is_dir():
             from huggingface_hub import snapshot_download
 
