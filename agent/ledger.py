@@ -62,14 +62,13 @@ class Ledger:
         Raises:
             StorageError: the disk refuses, the file is no ledger, or a newer version wrote it.
         """
-        from sqlalchemy import create_engine, event
+        from sqlalchemy import URL, create_engine, event
 
         self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._engine: Engine = create_engine(
-                f"sqlite:///{path}", connect_args={"timeout": 30}, pool_size=16, max_overflow=-1
-            )
+            where = URL.create("sqlite", database=str(path))  # written out, "?" and "%20" would mean something
+            self._engine: Engine = create_engine(where, connect_args={"timeout": 30}, pool_size=16, max_overflow=-1)
 
             @event.listens_for(self._engine, "connect")
             def _prepare(connection, _record) -> None:  # type: ignore[no-untyped-def]

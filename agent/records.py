@@ -105,8 +105,12 @@ class Mask(Frozen):
 
     def adding(self, rule: Rule, gone: Collection[str] = ()) -> Mask:
         """With one more rule, its habit no longer silenced, and without the lines ``gone``."""
-        rules = (*(r for r in self.rules if r.text not in gone), rule)
+        rules = (*(r for r in self.rules if r.text not in {*gone, rule.text}), rule)
         return self.model_copy(update={"rules": rules, "silenced": tuple(h for h in self.silenced if h != rule.habit)})
+
+    def holds(self, habit: Habit) -> bool:
+        """Whether a line says the habit's rule wherever it is to apply."""
+        return any(r.text == habit.rule and {*habit.scope} <= {*r.scope} for r in self.rules)
 
     def put_aside(self, language: Language) -> set[str]:
         """Habits of the weights that do not speak ``language`` now: taken back, or overruled by a line."""

@@ -107,9 +107,13 @@ class Selves:
         return self._change(lambda now: now.model_copy(update={"mask": edit(now.mask)}), cause)
 
     def become(
-        self, parts: tuple[Part, ...], edit: Callable[[Mask], Mask], cause: str, along: Sequence[Record]
+        self,
+        parts: tuple[Part, ...],
+        edit: Callable[[Mask], Mask],
+        cause: str,
+        along: Callable[[], Sequence[Record]] = tuple,
     ) -> Self:
-        """A new self with other weights, written together with the records ``along``: all or none.
+        """A new self with other weights, written together with the records ``along`` of that moment: all or none.
 
         Raises:
             ModelError: it could not speak; who speaks now goes on.
@@ -117,7 +121,9 @@ class Selves:
         self._prepare(parts)
         return self._change(lambda now: now.model_copy(update={"mask": edit(now.mask), "parts": parts}), cause, along)
 
-    def _change(self, change: Callable[[Self], Self], cause: str, along: Sequence[Record] = ()) -> Self:
+    def _change(
+        self, change: Callable[[Self], Self], cause: str, along: Callable[[], Sequence[Record]] = tuple
+    ) -> Self:
         """Read, change and write while nobody else can write: two processes lose nothing of each other's."""
         self._born()
         with self._ledger.together() as add:
@@ -126,7 +132,7 @@ class Selves:
             if new != now:
                 now = add(new.model_copy(update={"id": "", "at": "", "cause": cause}))
                 add(Speaking(self_name=now.id, cause=cause))
-            for record in along:
+            for record in along():
                 add(record)
         return now
 

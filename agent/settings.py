@@ -25,7 +25,7 @@ FILE = "habitus.toml"
 class Table(BaseModel):
     """One table of the file. Numbers are numbers: neither ``true`` nor ``"64"`` passes for one."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)  # JSON knows neither
 
     @field_validator("*", mode="before")
     @classmethod

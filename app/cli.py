@@ -328,12 +328,16 @@ def _teller(as_json: bool) -> Callable[[str, dict[str, Any]], None]:
 
 def _sure(ref: str, as_json: bool) -> None:
     """Ask before what cannot be undone."""
-    if as_json or not sys.stdin.isatty():
+    if as_json or not _asked_at_a_terminal():
         raise UsageError(
             "Erasing cannot be undone, so a script says --yes.", "If you mean it: `habitus erase {ref} --yes`.", ref=ref
         )
     if not _yes(say("Erase {ref} for good? This cannot be undone. [y/N] ", ref=ref)):
         raise ConflictError("Nothing was erased.")
+
+
+def _asked_at_a_terminal() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty()  # None: it was closed before we began
 
 
 def _yes(question: str) -> bool:
@@ -348,7 +352,7 @@ def _confirmed(habitus: Habitus, ref: str, as_json: bool) -> str:
     from agent.learning.lifecycle import DECAY
     from app import show
 
-    script = as_json or not sys.stdin.isatty()
+    script = as_json or not _asked_at_a_terminal()
     if ref == DECAY and script:
         raise UsageError("A script approves with --digest.", "If you mean it: `habitus approve decay --digest decay`.")
     if ref == DECAY:
@@ -379,10 +383,10 @@ def _chat(habitus: Habitus, options: argparse.Namespace, as_json: bool) -> None:
     from app.chat import converse, turn
 
     talk = habitus.talk(options.thread, "sandbox" if options.sandbox else "growth")
-    if not options.say and not as_json and sys.stdin.isatty():
+    if not options.say and not as_json and _asked_at_a_terminal():
         converse(habitus, talk)
         return
-    for text in list(_spoken(options.say)) if options.say else _spoken(x.strip() for x in sys.stdin if x.strip()):
+    for text in list(_spoken(options.say)) if options.say else _spoken(x.strip() for x in sys.stdin or () if x.strip()):
         if as_json:
             print(json.dumps(talk.say(text), ensure_ascii=False), flush=True)
         else:

@@ -125,12 +125,13 @@ def edited(p: Proposal, drop: Sequence[int], file: Path | None) -> Proposal:
     if changed.scope != p.scope and not learns:
         raise UsageError("Only what is to be learned has a scope to change.", "Leave it as it is in {ref}.", ref=p.id)
     staying = {*p.living} - ({p.habit} if learns else set())
-    spoken = {e.language for e in p.examples if e.habit in staying} | ({*changed.scope} if learns else set())
-    if examples and (mute := spoken - {e.language for e in examples}):
+    spoken = {(e.habit, e.language) for e in p.examples if e.habit in staying}
+    spoken |= {(p.habit, x) for x in changed.scope} if learns else set()
+    if examples and (mute := spoken - {(e.habit, e.language) for e in examples}):
         raise UsageError(
             "No row would be left in {language}, in which it is to speak.",
             "Put rows of that language in with --file, or narrow the scope.",
-            language=min(mute),
+            language=min(language for _, language in mute),
         )
     config = changed.config | ({"scope": list(changed.scope)} if "scope" in p.config else {})
     changed = changed.model_copy(

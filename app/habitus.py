@@ -11,7 +11,7 @@ from typing import Any, Literal
 from agent.bag import Bag, living
 from agent.erasing import erase, sweep
 from agent.errors import BusyError, ConflictError, HabitusError, ModelError, NotFoundError, UsageError
-from agent.learning.conflict import adopt, drop_rule
+from agent.learning.conflict import adopt, drop_rule, let_go
 from agent.learning.lifecycle import DECAY, standing, told
 from agent.learning.proposing import file_release, offer_retraining
 from agent.learning.running import rebuild
@@ -110,10 +110,9 @@ class Habitus:
 
     def mask_add(self, rule: str) -> Self:
         """The person's own hand: one more rule, in the scope of its language."""
-        now, rule = self.bag.selves.current().mask, as_rule(rule)
-        if any(r.text == rule for r in now.rules):
-            return self.bag.selves.current()
-        return adopt(self.bag, told(self.bag, rule, language_of(rule)), Phrase("mask add"))
+        habit = told(self.bag, as_rule(rule), language_of(rule))
+        who = self.bag.selves.current()
+        return who if who.mask.holds(habit) else adopt(self.bag, habit, Phrase("mask add"))
 
     def mask_drop(self, number: int) -> Self:
         """Take the rule shown under ``number`` (from 1) out of the mask."""
@@ -125,14 +124,18 @@ class Habitus:
     def mask_use(self, file: Path) -> Self:
         """Wear the mask a TOML file describes: persona, mood, rules, few_shot; what it leaves out stays."""
         now = self.bag.selves.current().mask
-        table = mask_table(file, now)
-        wanted = [r["text"] for r in table.pop("rules", [r.model_dump() for r in now.rules])]
-        for gone in (r.text for r in now.rules if r.text not in wanted):
-            drop_rule(self.bag, gone)
-        table["rules"] = [r.model_dump() for r in now.rules if r.text in wanted]
-        who = self.bag.selves.wear(
-            lambda mask: Mask.model_validate({**mask.model_dump(), **table}), Phrase("mask use {file}", file=file.name)
-        )
+        table, lines = mask_table(file, now), [r.text for r in now.rules]
+        wanted = [r["text"] for r in table.pop("rules")] if "rules" in table else lines
+        leaving = [text for text in lines if text not in wanted]
+
+        def overlaid(mask: Mask) -> Mask:
+            rules = [r.model_dump() for r in mask.rules if r.text not in leaving]
+            return Mask.model_validate({**mask.model_dump(), **table, "rules": rules})
+
+        why = Phrase("mask use {file}", file=file.name)
+        who = self.bag.selves.wear(overlaid, why)
+        for text in leaving:
+            let_go(self.bag, text, why)
         for rule in wanted:  # one by one: a line may give way to the next
             who = self.mask_add(rule)
         return who

@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 
 from agent import notice
 from agent.errors import ConflictError, ModelError, UsageError
-from agent.models.base import locate
+from agent.models.base import gpu, locate
 from agent.phrase import Phrase
 
 if TYPE_CHECKING:
@@ -110,6 +110,8 @@ def command(settings: Settings, port: int) -> tuple[list[str], dict[str, str]]:
     }
     if Path(locate(model.name)).is_dir():
         needs["HF_HUB_OFFLINE"] = "1"
+    if model.device.startswith("cuda:"):
+        needs["CUDA_VISIBLE_DEVICES"] = gpu(model.device)
     if sleep:
         line += ["--enable-sleep-mode"]
     if sleep is not None:
@@ -119,7 +121,9 @@ def command(settings: Settings, port: int) -> tuple[list[str], dict[str, str]]:
 
 def _on_cpu(settings: Settings) -> bool:
     device = settings.model.device
-    return device == "cpu" or (device == "auto" and not Path("/proc/driver/nvidia").exists())
+    if device != "auto":
+        return device == "cpu"
+    return not Path("/proc/driver/nvidia").exists() and shutil.which("nvidia-smi") is None  # WSL has the second alone
 
 
 def _depth(settings: Settings) -> int | None:
@@ -178,6 +182,8 @@ def serve(home: Path, settings: Settings, port: int, tell: Tell) -> None:
         "still": _on_cpu(settings),
     }
     signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # a closed terminal; under nohup it is not heard
+        signal.signal(signal.SIGHUP, _interrupt)
     try:
         with notice.posted(home / FILE, json.dumps(told)):
             _watch(line, {**os.environ, **needs, "VLLM_API_KEY": key}, url, home / LOG, tell)
@@ -236,9 +242,10 @@ def _interrupt(*_: object) -> None:
 
 def _answers(url: str, process: subprocess.Popen[bytes], started: float) -> bool:
     """Wait until it does; False when it died before."""
+    here = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy between two processes of one machine
     while process.poll() is None:
         try:
-            with urllib.request.urlopen(f"{url}/health", timeout=2):
+            with here.open(f"{url}/health", timeout=2):
                 return True
         except (urllib.error.URLError, OSError):
             if time.monotonic() - started > PATIENCE:

@@ -111,7 +111,7 @@ def rumination(r: Json) -> None:
     for ref in r["proposals"]:
         print(say("It asks to learn: {ref}. Read it with `habitus proposals show {ref}`.", ref=ref))
     if r["abstained"]:
-        print(say("It chose to learn nothing: {reason}", reason=visible(say(r["reason"]))))
+        print(say("Nothing to learn this time: {reason}", reason=visible(say(r["reason"]))))
     if r["diary"]:
         print(say("Diary: {entry}", entry=visible(r["diary"])))
 
@@ -222,12 +222,16 @@ def learned(rows: list[Json]) -> None:
                       if r["replaced_by"] else "{ref} no longer fits the weights of now, and nothing takes its place.",
                       ref=r["proposal"], fresh=r["replaced_by"]))  # fmt: skip
             continue
-        if r["promoted"]:
-            print(say("{ref} passed the gate: {who} speaks now.", ref=r["proposal"], who=r["self"]))
+        told = {"ref": r["proposal"], "who": r["self"]}
+        if r["promoted"] and r["gate"]["passed"]:
+            print(say("{ref} passed the gate: {who} speaks now.", **told))
+        elif r["promoted"]:
+            print(say("{ref} is done as you decided, whatever the gate says: {who} speaks now.", **told))
+        elif r["status"] != "rejected":
+            print(say("{ref} was {status} meanwhile; {who} goes on speaking.", status=say(r["status"]), **told))
         else:
             broke = ", ".join(recorded(p["name"]) for p in r["gate"]["probes"] if not p["passed"])
-            print(say("{ref} did not pass the gate ({broke}); {who} goes on speaking.",
-                      ref=r["proposal"], broke=broke, who=r["self"]))  # fmt: skip
+            print(say("{ref} did not pass the gate ({broke}); {who} goes on speaking.", broke=broke, **told))
         gate(r["gate"])
         print("    " + say("train {train:.1f} s, gate {gate:.1f} s, swap {swap:.1f} s", **r["seconds"]))
 

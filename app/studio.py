@@ -101,6 +101,8 @@ class Review(TypedDict, total=False):
     proposal: str  # shown now; named at the start, only this one is
     digest: str
     seen: list[str]  # decided, or left for later
+    answer: Json
+    error: str  # why the last answer could not be carried out
     learned: list[Json]
 
 
@@ -118,31 +120,37 @@ def _show(state: Review) -> Review:
 
 
 def _decide(state: Review) -> Review:
-    habitus, ref, shown = _habitus(), state["proposal"], state["digest"]
-    request = _request(habitus.proposal(ref) | {"digest": shown})
-    anew: Review = {"proposal": "", "digest": ""}
-    while True:  # what cannot be done is asked again: an error would stay in the thread for good
-        answer = _answer(interrupt(request))
-        try:
-            match answer["type"]:
-                case "approve" | "accept":
-                    habitus.approve(ref, shown)
-                case "reject":
-                    habitus.veto(ref, str(answer.get("message") or answer.get("args") or "rejected"))
-                case "edit":
-                    habitus.edit(ref, _dropped(answer))
-                    return anew  # shown under its new digest
-                case "ignore":
-                    pass
-                case other:
-                    raise UsageError(
-                        "{given!r} is no decision here; allowed: {some}.", given=other, some=", ".join(DECISIONS)
-                    )
-            return anew | {"seen": [*state["seen"], ref]}
-        except ConflictError:  # decided elsewhere, or not what was shown any more
-            return anew
-        except HabitusError as error:
-            request = request | {"error": f"{error.message} {error.hint}".strip()}
+    """The question alone: a node with an interrupt runs again from its top, with every answer given before."""
+    request = _request(_habitus().proposal(state["proposal"]) | {"digest": state["digest"]})
+    if error := state.get("error"):
+        request |= {"error": error}
+    return {"answer": _answer(interrupt(request))}
+
+
+def _carry_out(state: Review) -> Review:
+    """What was answered. What cannot be done is asked again: an error would stay in the thread for good."""
+    habitus, ref, shown, answer = _habitus(), state["proposal"], state["digest"], state["answer"]
+    anew: Review = {"proposal": "", "digest": "", "error": ""}
+    try:
+        match answer["type"]:
+            case "approve" | "accept":
+                habitus.approve(ref, shown)
+            case "reject":
+                habitus.veto(ref, str(answer.get("message") or answer.get("args") or "rejected"))
+            case "edit":
+                habitus.edit(ref, _dropped(answer))
+                return anew  # shown under its new digest
+            case "ignore":
+                pass
+            case other:
+                raise UsageError(
+                    "{given!r} is no decision here; allowed: {some}.", given=other, some=", ".join(DECISIONS)
+                )
+        return anew | {"seen": [*state["seen"], ref]}
+    except ConflictError:  # decided elsewhere, or not what was shown any more
+        return anew
+    except HabitusError as error:
+        return {"error": f"{error.message} {error.hint}".strip()}
 
 
 def _dropped(answer: Json) -> list[int]:
@@ -196,11 +204,13 @@ def update() -> Any:
     graph = StateGraph(Review)
     graph.add_node("show", _show)
     graph.add_node("decide", _decide)
+    graph.add_node("carry_out", _carry_out)
     graph.add_node("learn", _learn)
     graph.add_edge(START, "show")
     graph.add_conditional_edges(
         "show", lambda s: "decide" if s["proposal"] else "learn" if s.get("learn") else END, ["decide", "learn", END]
     )
-    graph.add_edge("decide", "show")
+    graph.add_edge("decide", "carry_out")
+    graph.add_conditional_edges("carry_out", lambda s: "decide" if s["error"] else "show", ["decide", "show"])
     graph.add_edge("learn", END)
     return _made(graph)

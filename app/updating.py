@@ -46,7 +46,7 @@ class Updates:
         """
         if stale(self.bag, p):
             fresh = refile(self.bag, p)
-            return {"proposal": p.id, "adapter": "", "self": self.bag.selves.current().id, "promoted": False, "replaced_by": fresh.id if fresh else "",
+            return {"proposal": p.id, "status": "withdrawn", "adapter": "", "self": self.bag.selves.current().id, "promoted": False, "replaced_by": fresh.id if fresh else "",
                     "gate": {"passed": False, "probes": []}, "seconds": {"train": 0.0, "gate": 0.0, "swap": 0.0}}  # fmt: skip
         check_approved(self.bag, p)
         graph, config = self._graph, self._thread(p)
@@ -62,11 +62,13 @@ class Updates:
         report = reports[-1] if reports else None
         training_report.write(self.bag, p.id)
         train, gate = (run.seconds if run else 0.0), (report.seconds if report else 0.0)
+        status = self.bag.ledger.get(Proposal, p.id).status
         return {
             "proposal": p.id,
+            "status": status,
             "adapter": run.adapter if run else "",
             "self": self.bag.selves.current().id,
-            "promoted": self.bag.ledger.get(Proposal, p.id).status == "promoted",
+            "promoted": status == "promoted",
             "gate": forms.gate(report) if report else {"passed": True, "probes": []},
             "seconds": {"train": train, "gate": gate, "swap": round(max(0.0, whole - train - gate), 2)},
         }

@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agent.errors import UsageError
 from agent.settings import Settings, load
 
 if TYPE_CHECKING:
@@ -23,7 +24,11 @@ TRACING = ("LANGSMITH_TRACING", "LANGSMITH_TRACING_V2", "LANGCHAIN_TRACING", "LA
 
 def home(given: str | None = None) -> Path:
     """The bag's folder: ``--home``, else ``HABITUS_HOME``, else ``workspace/memory_core``."""
-    return Path(given or os.environ.get("HABITUS_HOME") or HOME).expanduser().absolute()
+    where = given or os.environ.get("HABITUS_HOME") or HOME
+    try:
+        return Path(where).expanduser().absolute()
+    except RuntimeError as error:
+        raise UsageError("Whose home {path!r} is, is not known.", "Name the folder in full.", path=where) from error
 
 
 def settings_of(path: Path, model: str | None = None) -> Settings:

@@ -21,7 +21,7 @@ from agent.bag import Bag
 from agent.models.chat import to_message
 from agent.models.sampling import looped
 from agent.ports import Prompt, Voice
-from agent.records import Call, Habit, Mask, Memory, Mode, Self, Turn
+from agent.records import Call, Habit, Mask, Mode, Self, Turn
 from agent.settings import Sampling
 from graphs.context import Context
 from prompts import Language, language_of, render
@@ -37,6 +37,7 @@ NO_CALL = dict.fromkeys(("{", '{"'), -100.0)
 ANEW = (0.8, 0.8, 1.0, 1.2)  # temperatures at least, one after the other until another reply comes
 GROWTH_TOOLS: tuple[Tool, ...] = (recall, remember, adopt_instruction, drop_instruction)
 SANDBOX_TOOLS: tuple[Tool, ...] = (recall,)
+KEEPING = tuple(t.name for t in GROWTH_TOOLS if t is not recall)
 
 
 class State(TypedDict, total=False):
@@ -247,12 +248,14 @@ def fitting(
 
 def _use_tools(state: State, runtime: Runtime[Context]) -> State:
     bag = runtime.context.bag
-    desk = Desk(bag=bag, mode=state["mode"], thread=state["thread"], user=state["user"])
     by_name = {t.name: t for t in toolbox(state["mode"], ruled=True)}
     said = state["exchange"][-1]
     assert isinstance(said, AIMessage)
     calls, messages = list(state["calls"]), list(state["exchange"])
     turn = state["turn"]
+    if state["mode"] != "sandbox" and any(c["name"] in KEEPING for c in said.tool_calls):
+        turn = _begun(bag, state, "").id  # what a tool keeps stands with the words that led to it: it can be erased
+    desk = Desk(bag=bag, mode=state["mode"], thread=state["thread"], turn=turn, user=state["user"])
     try:
         for asked in said.tool_calls:
             known = by_name.get(asked["name"])
@@ -264,10 +267,9 @@ def _use_tools(state: State, runtime: Runtime[Context]) -> State:
             calls.append(call.model_dump())
             messages.append(ToolMessage(call.result, tool_call_id=asked["id"] or "", name=call.name))
             runtime.context.progress("tool", {"name": call.name, "arguments": call.arguments, "result": call.result})
-    finally:  # what it did stands with the words that led to it, even if no reply comes: so it can be erased
-        if desk.told or desk.noted or any(c["name"] == drop_instruction.name and c["result"] == "ok" for c in calls):
-            turn = _begun(bag, {**state, "calls": calls}, "").id
-            _tie(bag, desk, turn)
+    finally:
+        if turn:
+            _begun(bag, {**state, "turn": turn, "calls": calls}, "")
     return {"exchange": messages, "calls": calls, "steps": state["steps"] + 1, "turn": turn}
 
 
@@ -288,16 +290,6 @@ def _begun(bag: Bag, state: State, reply: str) -> Turn:
             }
         )
     )
-
-
-def _tie(bag: Bag, desk: Desk, turn: str) -> None:
-    """What was told and noted rests on this turn."""
-    for habit in (bag.ledger.get(Habit, h.id) for h in desk.told):
-        if turn not in habit.evidence:
-            bag.ledger.add(habit.model_copy(update={"evidence": (*habit.evidence, turn), "at": ""}))
-    for memory in (bag.ledger.get(Memory, m.id) for m in desk.noted):
-        if turn not in memory.turns:
-            bag.ledger.add(memory.model_copy(update={"turns": (*memory.turns, turn), "at": ""}))
 
 
 def _record(state: State, runtime: Runtime[Context]) -> State:

@@ -183,7 +183,7 @@ def _propose(state: State, runtime: Runtime[Context]) -> State:
         for h in bag.ledger.all(Habit)
         if h.stage in ("told", "repeated") and any(t.id in h.evidence for t in turns.values())
     ]
-    kept = {h: bag.kept_in(h) for h in about}
+    kept = {h.id: bag.kept_in(h) for h in about}
     desk = Desk(bag=bag, phase="propose", language=language, turns=turns)
     shown = [{"number": n, "user": t.user[:LENGTH]} for n, t in turns.items()]
     call = _act(
@@ -194,16 +194,19 @@ def _propose(state: State, runtime: Runtime[Context]) -> State:
             (abstain, {}),
         ],
     )  # fmt: skip
-    if call.result.startswith("error"):  # it could not: not asked again by itself
+    if failed := call.result.startswith("error"):  # not asked again by itself
         bag.ledger.add(Abstention(phase="propose", reason=call.result, turns=tuple(t.id for t in turns.values())))
     if not desk.draft:  # nor because it was kept as often as now
-        bag.ledger.add_all([h.model_copy(update={"kept": n, "at": ""}) for h, n in kept.items() if n != h.kept])
+        with bag.ledger.together() as add:  # as they are now: the person talks on while the model thinks
+            for h in bag.ledger.some(Habit, list(kept)):
+                if kept[h.id] != h.kept:
+                    add(h.model_copy(update={"kept": kept[h.id], "at": ""}))
     seeds = state["seeds"][1:]
     if desk.draft:
         cited = set(bag.ledger.get(Habit, desk.draft.habit).evidence)
         seeds = [s for s in seeds if not cited & set(s)]
     return {"seeds": seeds, "draft": desk.draft.id if desk.draft else "", "written": 0,
-            "reason": desk.abstained or state["reason"] or (call.result if call.result.startswith("error") else "")}  # fmt: skip
+            "reason": desk.abstained or state["reason"] or (Phrase("its call could not be used") if failed else "")}  # fmt: skip
 
 
 def _write(state: State, runtime: Runtime[Context]) -> State:

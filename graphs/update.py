@@ -100,7 +100,8 @@ def parts_after(bag: Bag, proposal: Proposal, run: Run | None) -> tuple[Part, ..
     """The parts of the self that this proposal would make.
 
     Rows of one habit alone become a fresh part beside the others; rows of a whole core replace them. What the
-    proposal is in conflict with leaves. Who is only carried along keeps its weight.
+    proposal is in conflict with leaves. Who is only carried along keeps its weight. A habit is worn where rows of its
+    own taught it.
     """
     now = bag.selves.current().parts
     others = tuple(p for p in now if p.habit not in (proposal.habit, *proposal.conflicts))
@@ -110,14 +111,14 @@ def parts_after(bag: Bag, proposal: Proposal, run: Run | None) -> tuple[Part, ..
         return others
     fresh = bool(others) and set(proposal.living) == {proposal.habit}
     weights = {p.habit: p.weight for p in (now if proposal.kind == "consolidate" else others)}
-    spoken = {e.language for e in proposal.examples}  # elsewhere there is nothing to wear
+    taught = {(e.habit, e.language) for e in proposal.examples}
     made = tuple(
         Part(
             habit=h.id,
             adapter=run.adapter,
             weight=weights.get(h.id, 1.0),
             stage="fresh" if fresh else "core",
-            scope=tuple(x for x in h.scope if x in spoken),
+            scope=tuple(x for x in h.scope if (h.id, x) in taught),
         )
         for h in (_asked(bag, proposal, ref) for ref in proposal.living)
     )
@@ -143,14 +144,15 @@ def _examined(context: Context, proposal: Proposal, run: Run | None) -> GateRepo
             return report
     context.progress("examine", {"proposal": proposal.id, "adapter": name})
     subject = _asked(bag, proposal, proposal.habit)
-    before = {p.habit for p in now.parts} | {p.habit for p in parts}
+    scopes = {p.habit: p.scope for p in (*now.parts, *parts)}
+    earlier = [bag.ledger.get(Habit, h) for h in sorted(scopes) if h not in (subject.id, *proposal.conflicts)]
     exam = Exam(
         body=bag.body,
         candidate={x: worn(bag.path, parts, x) for x in LANGUAGES},
         speaking={x: bag.selves.voice(now, x) for x in LANGUAGES},
         habit=subject,
         purpose=proposal.kind,
-        earlier=[bag.ledger.get(Habit, h) for h in sorted(before - {subject.id, *proposal.conflicts})],
+        earlier=[h.model_copy(update={"scope": scopes[h.id]}) for h in earlier],
         personas=personas(now.mask),
         tools=bag.toolboxes,
         table=bag.settings.gate,
@@ -213,13 +215,17 @@ def _promote(state: State, runtime: Runtime[Context]) -> State:
         "release": Phrase("let go with {proposal}", proposal=ref),
     }
     reason = reasons.get(proposal.kind, Phrase("learned with {proposal}", proposal=ref))
-    habit = _asked(bag, proposal, proposal.habit)
-    done: list[Record] = [proposal.model_copy(update={"status": "promoted", "at": ""})]
-    if proposal.kind != "consolidate":
-        done.append(habit.become(inside.get(habit.id, "released"), reason))
-    for older in bag.ledger.some(Habit, proposal.conflicts):
-        done += [superseded(older, habit), *withdrawn(bag, older, took_place(habit))]
-    now = bag.selves.become(parts, unmasked, proposal.id, done)
+
+    def along() -> list[Record]:
+        habit = _asked(bag, proposal, proposal.habit)
+        done: list[Record] = [proposal.model_copy(update={"status": "promoted", "at": ""})]
+        if proposal.kind != "consolidate":
+            done.append(habit.become(inside.get(habit.id, "released"), reason))
+        for older in bag.ledger.some(Habit, proposal.conflicts):
+            done += [superseded(older, habit), *withdrawn(bag, older, took_place(habit))]
+        return done
+
+    now = bag.selves.become(parts, unmasked, proposal.id, along)
     runtime.context.progress("promote", {"self": now.id})
     return {"self_name": now.id}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -34,7 +35,7 @@ def started(
     """The real program, in a folder of its own, buffering as it does for a person."""
     mine = {k: v for k, v in os.environ.items() if not k.startswith("HABITUS_") and k != "PYTHONUNBUFFERED"}
     return subprocess.Popen(
-        [sys.executable, "-m", "app.cli", "--home", str(home), *arguments], cwd=home.parent,
+        [sys.executable, "-m", "app.cli", "--home", str(home), *arguments], cwd=home.parent if home.parent.is_dir() else None,
         env=mine | {"PYTHONPATH": str(ROOT)} | env, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE,
     )  # fmt: skip
 
@@ -338,6 +339,23 @@ def test_a_full_disk_behind_the_output_is_one_error(bag_path: Path, arguments: l
     assert said.count("The output cannot be written: No space left on device.") == 1
     assert "Traceback" not in said
     assert "The bag" not in said
+
+
+@pytest.mark.parametrize("arguments", [["chat"], ["approve", "p1"], ["erase", "t1"]])
+def test_nobody_is_asked_where_there_is_no_input(waiting: Path, arguments: list[str]) -> None:
+    line = " ".join([shlex.quote(sys.executable), "-m", "app.cli", "--home", shlex.quote(str(waiting)), *arguments])
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(f"{line} <&-", shell=True, env=env, capture_output=True, text=True)
+    assert "Traceback" not in done.stderr
+    assert done.returncode == (0 if arguments == ["chat"] else 2)
+
+
+def test_a_home_of_nobody_is_said_so(bag_path: Path) -> None:
+    done = habitus(Path("~nobody-at-all/bag"), "doctor", HOME=str(bag_path))
+    assert (done.returncode, done.stderr.splitlines()[0]) == (
+        2,
+        "habitus: Whose home '~nobody-at-all/bag' is, is not known.",
+    )
 
 
 # -- what was done before a failure ------------------------------------------------------------

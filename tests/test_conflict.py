@@ -57,7 +57,7 @@ def test_what_the_base_cannot_do_at_once_is_a_conflict_and_leaves(being: Habitus
 @pytest.mark.parametrize("worn", [("h1",), ("h1", "h2")])
 def test_what_it_is_in_conflict_with_is_worn_no_more(being: Habitus, worn: tuple[str, ...]) -> None:
     bag = being.bag
-    bag.selves.become(tuple(p for p in bag.selves.current().parts if p.habit in worn), lambda mask: mask, "p0", [])
+    bag.selves.become(tuple(p for p in bag.selves.current().parts if p.habit in worn), lambda mask: mask, "p0")
     p = bag.ledger.get(Proposal, file_habit(being, NEW, small_talk("ko", 12)))
     run = bag.ledger.add(Run(proposal=p.id, base=p.base, data=p.digest, config={}, adapter="b"))
     parts = {part.habit: (part.adapter, part.stage) for part in parts_after(bag, p, run)}
@@ -259,7 +259,7 @@ def test_who_is_only_carried_along_stays_as_it_was(being: Habitus, step: Runtime
     bag, ledger = being.bag, being.bag.ledger
     adopt_instruction.call(Desk(bag=bag, user="꾸벅"), {"rule": OLD})
     faded = tuple(p.model_copy(update={"weight": 0.4 if p.habit == "h2" else 1.0}) for p in bag.selves.current().parts)
-    bag.selves.become(faded, lambda mask: mask, "p0", [ledger.get(Habit, "h2").become("fading", "x")])
+    bag.selves.become(faded, lambda mask: mask, "p0", lambda: [ledger.get(Habit, "h2").become("fading", "x")])
     p = file_consolidation(bag, "x")
     assert p
     assert p.habit == "h2"

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from agent.errors import ModelError, UsageError
+from agent.errors import ModelError, StorageError, UsageError
 from agent.learning.objections import objected, unwanted
 from agent.ports import Prompt, Voice
 from agent.records import Example, Habit, Memory, Mode, Turn, Verdict
 from agent.settings import Sampling
+from app.files import mask_table
 from tests.being import scripted
 from tools.adopt_instruction import adopt_instruction
 from tools.base import Desk
@@ -86,6 +88,45 @@ def test_what_a_tool_did_rests_on_its_turn_even_if_no_reply_comes(tmp_path: Path
     assert (turn.reply, len(turn.tool_calls)) == ("기억할게요.", 1)
     assert unwanted(being.bag, turn) == ""
     assert being.erase(turn.id)["memories"] == [memory.id]
+
+
+def test_a_rule_is_never_kept_without_the_words_that_led_to_it(tmp_path: Path) -> None:
+    """Whoever is killed while the rule is tried beside the others leaves a turn that can be erased."""
+    seen: list[tuple[str, list[tuple[str, ...]]]] = []
+
+    def decide(prompt: Prompt) -> str:
+        if not prompt.tools:  # the base, told both rules
+            seen.append((bag.ledger.all(Turn)[-1].user, [h.evidence for h in bag.ledger.all(Habit)]))
+        if prompt.messages[-1]["role"] == "user" and prompt.tools:
+            return '{"name": "adopt_instruction", "parameters": {"rule": "민수 얘기는 하지 말아 줘."}}'
+        return "네."
+
+    being = scripted(tmp_path / "bag", decide)
+    bag = being.bag
+    being.mask_add("반말로 대답해 줘.")
+    being.talk().say("민수 얘기는 이제 하지 마")
+    assert seen[0] == ("민수 얘기는 이제 하지 마", [(), ("t1",)])
+    (turn,) = bag.ledger.all(Turn)
+    assert (turn.reply, len(turn.tool_calls)) == ("네.", 1)
+
+
+@pytest.mark.parametrize("door", ["conversation", "mask add"])
+def test_a_rule_told_again_in_the_other_language_applies_there_too(tmp_path: Path, door: str) -> None:
+    rule = "Call me 'Captain'."
+
+    def decide(prompt: Prompt) -> str:
+        if prompt.tools and prompt.messages[-1]["role"] == "user" and "Captain" in prompt.messages[-1]["content"]:
+            return '{"name": "adopt_instruction", "parameters": {"rule": "' + rule + '"}}'
+        return "ok"
+
+    being = scripted(tmp_path / "bag", decide)
+    first, second = being.mask_add, lambda _: being.talk().say("앞으로 나를 Captain이라고 불러 줘")
+    for tell in (first, second) if door == "conversation" else (second, first):
+        tell(rule)
+    (line,) = being.bag.selves.current().mask.rules
+    (habit,) = being.bag.ledger.all(Habit)
+    assert set(line.scope) == set(habit.scope) == {"ko", "en"}
+    assert [being.talk().say(text)["mask"] for text in ("오늘 날씨 어때", "how are you")] == [[rule]] * 2
 
 
 def numbered() -> Callable[[Prompt], str]:
@@ -251,6 +292,31 @@ def test_a_rule_that_would_leave_no_room_to_talk_is_not_put_on(tmp_path: Path, m
     talk = scripted(tmp_path / "bag", lambda _: "네.").talk(mode=mode)
     with pytest.raises(UsageError, match="The rule"):
         talk.mask_add(rule)
+
+
+def test_a_mask_is_changed_at_once_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    being, file = scripted(tmp_path / "bag", lambda _: "네."), tmp_path / "mask.toml"
+    being.mask_add("Call me 'Captain'.")
+    file.write_text('mood = "calm"\nrules = ["Be kind."]', "utf-8")
+
+    def full(*_: object) -> None:
+        raise StorageError("The disk is full.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(being.bag.selves), "wear", full)
+        with pytest.raises(StorageError):
+            being.mask_use(file)
+    assert [r.text for r in being.bag.selves.current().mask.rules] == ["Call me 'Captain'."]
+    assert [h.stage for h in being.bag.ledger.all(Habit)] == ["told"]
+
+    def read(*given: Any) -> Any:
+        scripted(tmp_path / "bag", lambda _: "네.").mask_add("Be brief.")  # adopted in a chat meanwhile
+        return mask_table(*given)
+
+    monkeypatch.setattr("app.habitus.mask_table", read)
+    being.mask_use(file)
+    assert [r.text for r in being.bag.selves.current().mask.rules] == ["Be brief.", "Be kind."]
+    assert [h.stage for h in being.bag.ledger.all(Habit)] == ["released", "told", "told"]
 
 
 @pytest.mark.parametrize("wrong", ['rules = ["Be kind.", ""]', 'rules = ["a", 3]', "mood = 3"])

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from agent.errors import BusyError
+from agent.learning.lifecycle import told
 from agent.ports import BASE, Prompt
 from agent.records import Abstention, Call, Habit, Part, Proposal, Self, Speaking, Turn, Verdict
+from app import show
 from app.wiring import open_habitus
 from tests.being import TELLINGS, scripted
 
@@ -248,6 +250,43 @@ def test_what_is_forgotten_while_its_rows_are_made_is_not_asked_for(tmp_path: Pa
     assert forgotten == ["h1"]
     assert being.bag.ledger.get(Habit, "h1").stage == "released"
     assert being.bag.ledger.all(Proposal) == []
+
+
+@pytest.mark.parametrize("meanwhile", ["forgotten", "told again"])
+def test_what_the_person_does_while_it_abstains_stands(tmp_path: Path, meanwhile: str) -> None:
+    rule, home = "끝에 '꾸벅'을 붙여 줘.", tmp_path / "bag"
+
+    def decide(prompt: Prompt) -> str:
+        if [t["function"]["name"] for t in prompt.tools][:1] != ["propose_habit"]:
+            return proposing(prompt)
+        if being.bag.ledger.get(Habit, "h1").stage == "told" and meanwhile == "forgotten":
+            scripted(home, proposing).forget("h1")
+        elif meanwhile == "told again":
+            told(being.bag, rule, "ko", again.id)
+        return '{"name": "abstain", "parameters": {"reason": "x"}}'
+
+    being = scripted(home, decide)
+    being.mask_add(rule)
+    told(being.bag, rule, "ko", being.bag.keep(Turn(thread="c", user=rule, reply="네.")).id)
+    worn = being.bag.selves.current().id
+    again = being.bag.keep(Turn(thread="e", user=f"다시 말하는데 {rule}", reply="네."))
+    being.bag.keep(Turn(thread="d", user="안녕", reply="네.", self_name=worn, rules=(rule,)))
+    being.ruminate()
+    habit = being.bag.ledger.get(Habit, "h1")
+    assert habit.kept == 1
+    assert (habit.stage, habit.evidence) == (
+        ("released", ("t1",)) if meanwhile == "forgotten" else ("told", ("t1", "t2"))
+    )
+
+
+def test_a_call_that_cannot_be_used_is_no_choice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def decide(prompt: Prompt) -> str:
+        return proposing(prompt).replace('"quote": "꾸벅"', '"quote": "그런 말은 없었어"')
+
+    being = scripted(tmp_path / "bag", decide)
+    being.bag.keep(Turn(thread="c", user="끝에 '꾸벅'을 붙여 줘", reply="네."))
+    show.rumination(being.ruminate())
+    assert "Nothing to learn this time: its call could not be used\n" in capsys.readouterr().out
 
 
 def test_a_turn_with_another_reply_is_judged_once(tmp_path: Path) -> None:

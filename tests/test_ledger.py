@@ -356,3 +356,11 @@ def test_the_newest_can_be_narrowed_by_an_indexed_field(ledger: Ledger, path: Pa
             "EXPLAIN QUERY PLAN SELECT seq FROM rows WHERE kind='Verdict' AND json_extract(body, '$.kind') IN ('x')"
         ).fetchall()
     assert "by_judged" in str(plan)
+
+
+def test_a_folder_may_be_called_anything(tmp_path: Path) -> None:
+    """Neither a question nor a per cent sign means anything in a path."""
+    for name in ("누구? A", "누구? B", "my%20bag", "a#b&c"):
+        Ledger(tmp_path / name / "ledger.db").add(turn(user=name))
+        assert [t.user for t in Ledger(tmp_path / name / "ledger.db").all(Turn)] == [name]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a#b&c", "my%20bag", "누구? A", "누구? B"]

@@ -50,7 +50,7 @@ def worn(being: Habitus, **parts: str) -> None:
             Part(habit=habit, adapter=name.strip("+"), weight=float(weight or 1), scope=("ko",),
                  stage="fresh" if name.endswith("+") else "core")
         )  # fmt: skip
-    being.bag.selves.become(tuple(made), lambda mask: mask, "x", [])
+    being.bag.selves.become(tuple(made), lambda mask: mask, "x")
 
 
 def trained(being: Habitus, adapter: str, *habits: str) -> None:

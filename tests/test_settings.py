@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.errors import ModelError, SettingsError
-from agent.models.base import SEEDLING, Base, digest_of
+from agent.models.base import Base
 from agent.records import Turn
 from agent.settings import (
     FILE,
@@ -79,6 +79,7 @@ def test_a_file_that_is_not_utf8_is_a_settings_error(bag_path: Path) -> None:
         ("[lora]\nrank = 0\n", "line 2: lora.rank: ", "from 1 to 512."),
         ("[model]\nthreads = 1\n[training]\nwarmup = 0.9\n", "line 4: training.warmup: ", "from 0 to 0.5."),
         ("[training]\nmethod = 'magic'\n", "line 2: training.method: ", "one of auto, distill, sft, dpo, kto."),
+        ("[training]\npatience = inf\n", "line 2: training.patience: input should be a finite number", ""),
         ("[sampling]\nlogit_bias = { a = 'x' }\n", "line 2: sampling.logit_bias.a: ", ""),
         (
             "[sampling]\nlogit_bias = { a = nan }\n",
@@ -220,16 +221,6 @@ def test_the_commented_file_shows_every_setting() -> None:
     _, *tables = re.split(r"^\[", default_toml(), flags=re.MULTILINE)
     shown = {table.split("]")[0]: re.findall(r"^# (\w+) =", table, re.MULTILINE) for table in tables}
     assert shown == {name: list(type(table).model_fields) for name, table in Settings()}
-
-
-def test_a_model_named_from_here_is_found_by_a_training_in_another_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "llama").symlink_to(SEEDLING)
-    monkeypatch.chdir(tmp_path)
-    body = Base(ModelTable(name="llama"))
-    monkeypatch.chdir("/")
-    assert digest_of(body.path) == body.digest
 
 
 # -- a template of the person's own ------------------------------------------------------------

@@ -66,6 +66,24 @@ def test_what_no_longer_fits_is_not_said_to_have_failed_the_gate(
     assert capsys.readouterr().out == said
 
 
+@pytest.mark.parametrize(
+    ("status", "passed", "said"),
+    [
+        ("promoted", True, "p5 passed the gate: self-0002 speaks now."),
+        ("promoted", False, "p5 is done as you decided, whatever the gate says: self-0002 speaks now."),
+        ("withdrawn", True, "p5 was withdrawn meanwhile; self-0002 goes on speaking."),
+        ("rejected", False, "p5 did not pass the gate (); self-0002 goes on speaking."),
+    ],
+)
+def test_what_training_came_to_is_said_as_it_is(
+    capsys: pytest.CaptureFixture[str], status: str, passed: bool, said: str
+) -> None:
+    row = {"proposal": "p5", "self": "self-0002", "status": status, "promoted": status == "promoted"}
+    seconds = {"train": 1.0, "gate": 1.0, "swap": 0.0}
+    show.learned([row | {"gate": {"passed": passed, "probes": []}, "seconds": seconds}])
+    assert capsys.readouterr().out.splitlines()[0] == said
+
+
 @pytest.mark.parametrize(("rank", "served"), [(4, 8), (64, 64), (96, 128), (300, 320), (1024, 1024)])
 def test_an_export_names_a_command_that_a_shell_and_vllm_take(
     capsys: pytest.CaptureFixture[str], rank: int, served: int

@@ -24,6 +24,7 @@ from langgraph_sdk import get_sync_client
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
+from agent.errors import StorageError
 from agent.records import Decision, Example, Habit, Proposal, Turn
 from app import studio
 from app.habitus import Habitus
@@ -286,6 +287,24 @@ def test_an_edit_that_cannot_be_is_said_and_does_not_wedge_the_thread(being: Hab
     run(graph, {})
     found = run(graph, Command(resume=[{"type": "edit", "args": {"args": {"drop": drop}}}]))
     assert found["__interrupt__"][0].value["error"]
+    run(graph, Command(resume=REFUSALS[0]))
+    assert [d.verdict for d in being.bag.ledger.all(Decision)] == ["veto"]
+
+
+def test_the_answer_given_last_holds_where_one_before_it_could_not_be_carried_out(
+    being: Habitus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting(being, "d1")
+    graph = reviewing()
+    run(graph, {})
+
+    def full(*_: object) -> None:
+        raise StorageError("The disk is full.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(being.bag.ledger, "add_all", full)
+        found = run(graph, Command(resume=APPROVALS[0]))
+    assert found["__interrupt__"][0].value["error"] == "The disk is full."
     run(graph, Command(resume=REFUSALS[0]))
     assert [d.verdict for d in being.bag.ledger.all(Decision)] == ["veto"]
 

@@ -268,8 +268,8 @@ def test_killed_in_mid_swap_the_old_self_stays_and_one_event_says_why(
             Run(proposal="p", base=body.digest, data="d", config={}, adapter=path.name, adapter_digest=digest_of(made))
         )
     parts = [(Part(habit=habit.id, adapter=path.name, scope=("ko",)),) for path in adapters]
-    old = being.bag.selves.become(parts[0], lambda mask: mask, "one", ())
-    new = being.bag.selves.become(parts[1], lambda mask: mask, "two", ())
+    old = being.bag.selves.become(parts[0], lambda mask: mask, "one")
+    new = being.bag.selves.become(parts[1], lambda mask: mask, "two")
     being.rollback(old.id)
     before = being.ask(["안녕"])[0]["reply"]
     body.adapters.lost()

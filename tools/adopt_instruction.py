@@ -15,8 +15,7 @@ def adopt_instruction(
     desk: Desk, rule: Annotated[str, StringConstraints(min_length=2, max_length=LONGEST_RULE)]
 ) -> str:
     """Put a lasting wish of the person into your mask as one rule."""
-    habit = told(desk.bag, rule, language_of(desk.user or rule))
-    desk.told.append(habit)  # told again is evidence too
-    if all(r.text != rule for r in desk.bag.selves.current().mask.rules):
+    habit = told(desk.bag, rule, language_of(desk.user or rule), desk.turn)
+    if not desk.bag.selves.current().mask.holds(habit):
         adopt(desk.bag, habit, Phrase("adopted {habit}", habit=habit.id))
     return "ok"

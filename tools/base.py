@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from agent.bag import Bag
 from agent.models.sampling import looped
-from agent.records import Call, Draft, Habit, Memory, Mode, Proposal, Self, Turn, Verdict
+from agent.records import Call, Draft, Habit, Mode, Proposal, Self, Turn, Verdict
 from prompts import Language
 
 
@@ -31,6 +31,7 @@ class Desk:
     bag: Bag
     mode: Mode = "growth"
     thread: str = ""
+    turn: str = ""  # in which the person said it
     user: str = ""
     who: Self | None = None
     phase: str = ""
@@ -41,8 +42,6 @@ class Desk:
     reporter: Callable[[str], None] = lambda text: None
     # what came of it
     verdicts: list[Verdict] = field(default_factory=list)
-    told: list[Habit] = field(default_factory=list)
-    noted: list[Memory] = field(default_factory=list)
     proposals: list[Proposal] = field(default_factory=list)
     abstained: str = ""
 

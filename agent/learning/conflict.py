@@ -62,11 +62,13 @@ def adopt(bag: Bag, habit: Habit, cause: Phrase) -> Self:
     rule, gone = line(bag, bag.selves.current().mask, habit)
     who = bag.selves.wear(lambda mask: mask.adding(rule, {h.rule for h in gone}), cause)
     inside = {p.habit: p.habit_stage for p in who.parts}
-    for h in gone:
-        if h.id and h.stage in ("told", "repeated", "proposed"):
-            reason = Phrase("{newer} overrules it", newer=habit.id)
-            left = h.become(inside[h.id], reason) if h.id in inside else superseded(h, habit)
-            bag.ledger.add_all([left, *withdrawn(bag, h, took_place(habit))])
+    with bag.ledger.together() as add:  # as they are now: trying the rules together took the base a while
+        for h in bag.ledger.some(Habit, [h.id for h in gone if h.id]):
+            if h.stage in ("told", "repeated", "proposed"):
+                reason = Phrase("{newer} overrules it", newer=habit.id)
+                left = h.become(inside[h.id], reason) if h.id in inside else superseded(h, habit)
+                for record in (left, *withdrawn(bag, h, took_place(habit))):
+                    add(record)
     return who
 
 
@@ -82,6 +84,11 @@ def drop_rule(bag: Bag, text: str, silence: Collection[str] = ()) -> None:
 
     why = Phrase("dropped a rule")
     bag.selves.wear(without, why)
+    let_go(bag, text, why)
+
+
+def let_go(bag: Bag, text: str, why: Phrase) -> None:
+    """A habit whose line has left the mask is let go where it was only told or asked for."""
     inside = {p.habit: p.habit_stage for p in bag.selves.current().parts}
     for habit in bag.ledger.all(Habit):
         if habit.rule == text and habit.stage in ("told", "repeated", "proposed"):

@@ -17,16 +17,22 @@ HEARD = 3  # turns shown beside a habit
 DECAY = "decay"  # the standing permission, where a proposal's id would stand
 
 
-def told(bag: Bag, rule: str, language: Language) -> Habit:
-    """The habit of a rule that the person tells: a new one, or one told again, which the weights then did not hold."""
+def told(bag: Bag, rule: str, language: Language, turn: str = "") -> Habit:
+    """The habit of a rule that the person tells, in ``turn``: a new one, or one told again, which the weights then did
+    not hold. Told in another language it applies there, too.
+    """
     ledger = bag.ledger
-    known = next((h for h in ledger.all(Habit) if h.rule == rule and h.stage != "released"), None)
-    habit = known or ledger.add(Habit(rule=rule, scope=(language,)))
-    if habit.stage in ("essence", "fading"):
-        back = habit.id in bag.selves.current().mask.silenced
-        reason = Phrase("taken back, and told again" if back else "told again: the weights alone did not hold it")
-        habit = ledger.add(habit.become("repeated", reason))
-    return habit
+    with ledger.together() as add:
+        known = next((h for h in ledger.all(Habit) if h.rule == rule and h.stage != "released"), None)
+        habit = known or Habit(rule=rule, scope=(language,))
+        if habit.stage in ("essence", "fading"):
+            back = habit.id in bag.selves.current().mask.silenced
+            reason = Phrase("taken back, and told again" if back else "told again: the weights alone did not hold it")
+            habit = habit.become("repeated", reason)
+        scope = tuple(dict.fromkeys((*habit.scope, language)))
+        evidence = tuple(dict.fromkeys((*habit.evidence, turn))) if turn else habit.evidence
+        new = habit.model_copy(update={"scope": scope, "evidence": evidence})
+        return known if new == known else add(new.model_copy(update={"at": ""}))
 
 
 def uses(bag: Bag, habit: Habit) -> Iterator[Turn]:

@@ -15,6 +15,7 @@ from typing import Any
 from agent.bag import Bag
 from agent.errors import ConflictError, LearningError
 from agent.learning.data import LONGEST, bank, digest, framed
+from agent.models.base import gpu
 from agent.phrase import Phrase
 from agent.ports import BASE
 from agent.records import READY, Decision, Example, Proposal, Run
@@ -206,10 +207,8 @@ def _run(bag: Bag, proposal: Proposal, file: Path, log: Path, progress: Progress
         "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # huge pages: a seventh less time on a CPU (docs/log.md)
     }
     device = bag.settings.model.device
-    if device.startswith("cuda:"):
-        env["CUDA_VISIBLE_DEVICES"] = device.removeprefix("cuda:")
-    elif device != "cpu":  # of several that it sees the trainer would take all, and split each batch
-        env["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    if device != "cpu":  # of several that it sees the trainer would take all, and split each batch
+        env["CUDA_VISIBLE_DEVICES"] = gpu(device)
     with log.open("a") as errors:
         process = subprocess.Popen(
             [sys.executable, "-m", "agent.learning.train", str(file)],

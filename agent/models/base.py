@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,32 @@ def digest_of(path: Path) -> str:
                     f.seek(i * (size - _SAMPLE) // (_SAMPLES - 1))
                     digest.update(f.read(_SAMPLE))
     return digest.hexdigest()
+
+
+def _fetched(name: str) -> Path:
+    """The folder of a model of the hub, its weights in it; what is there already is not asked for again."""
+    from huggingface_hub import snapshot_download
+    from transformers.utils import cached_file
+
+    config = cached_file(name, "config.json")
+    assert config is not None
+    folder, index = Path(config).parent, "model.safetensors.index.json"
+    wanted = {"model.safetensors"}
+    if (folder / index).exists():
+        wanted = set(json.loads((folder / index).read_text("utf-8"))["weight_map"].values())
+    if not all((folder / file).exists() for file in wanted):
+        folder = Path(snapshot_download(name, allow_patterns=["*.json", "*.jinja", "*.safetensors"]))
+    if not any(folder.glob("*.safetensors")):
+        raise FileNotFoundError("it holds no safetensors")
+    return folder
+
+
+def gpu(device: str) -> str:
+    """``CUDA_VISIBLE_DEVICES`` for a process of ours that is to see the one GPU that ``device`` means in this one."""
+    number, seen = int(device.partition(":")[2] or 0), os.environ.get("CUDA_VISIBLE_DEVICES")
+    if seen is None:
+        return str(number)
+    return dict(enumerate(seen.split(","))).get(number, "").strip()
 
 
 def special_tokens(tok: PreTrainedTokenizerFast) -> list[str]:
@@ -110,12 +137,13 @@ class Base:
             self.tok.pad_token = self.tok.eos_token
         self.path = Path(self.where).absolute()  # a training runs in another folder
         if not self.path.is_dir():
-            from huggingface_hub import snapshot_download
-
-            self.path = Path(snapshot_download(self.where, local_files_only=True))
+            try:
+                self.path = _fetched(self.where)
+            except Exception as error:  # no network, no leave, a full disk
+                raise unloadable(table.name, error) from error
         self.digest = digest_of(self.path)
         self.sees = hasattr(config, "vision_config")
-        self.context = table.context or int(config.max_position_embeddings)
+        self.context = table.context or int(config.get_text_config().max_position_embeddings)
         self.specials = special_tokens(self.tok)
 
     def _take(self, template: str) -> None:

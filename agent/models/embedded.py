@@ -53,7 +53,7 @@ class EmbeddedBody(Base):
             torch, table.dtype
         )
         try:
-            self.model: Any = AutoModelForCausalLM.from_pretrained(self.where, dtype=dtype).to(device).eval()
+            self.model: Any = AutoModelForCausalLM.from_pretrained(self.path, dtype=dtype).to(device).eval()
         except Exception as error:
             raise unloadable(table.name, error) from error
         stops = self.model.generation_config.eos_token_id

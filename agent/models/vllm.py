@@ -287,11 +287,12 @@ class VllmBody(Base):
         def ask(name: str) -> list[str]:
             found: list[str] = []
             for i in range(0, len(rows), TOGETHER):
+                some = rows[i : i + TOGETHER]
                 done = self._api.completions.create(
                     model=name,
-                    prompt=rows[i : i + TOGETHER],
+                    prompt=some,
                     temperature=0,
-                    max_tokens=max_tokens,
+                    max_tokens=min(max_tokens, self.context - max(map(len, some))),  # more it would refuse
                     extra_body={"repetition_penalty": 1.0},
                 )
                 found += [c.text.lstrip() for c in sorted(done.choices, key=lambda c: c.index)]
