@@ -204,6 +204,6 @@ def settled(bag: Bag) -> set[str]:
 
 
 def living(bag: Bag) -> list[Habit]:
-    """The habits that are in the weights now."""
-    who = bag.selves.current()
-    return [bag.ledger.get(Habit, part.habit) for part in who.parts]
+    """The habits that are in the weights now, with the scope in which they are worn: they may be told in another, too."""
+    parts = bag.selves.current().parts
+    return [bag.ledger.get(Habit, p.habit).model_copy(update={"scope": p.scope}) for p in parts if p.scope]

@@ -108,10 +108,6 @@ class Mask(Frozen):
         rules = (*(r for r in self.rules if r.text not in {*gone, rule.text}), rule)
         return self.model_copy(update={"rules": rules, "silenced": tuple(h for h in self.silenced if h != rule.habit)})
 
-    def holds(self, habit: Habit) -> bool:
-        """Whether a line says the habit's rule wherever it is to apply."""
-        return any(r.text == habit.rule and {*habit.scope} <= {*r.scope} for r in self.rules)
-
     def put_aside(self, language: Language) -> set[str]:
         """Habits of the weights that do not speak ``language`` now: taken back, or overruled by a line."""
         return {*self.silenced, *(h for rule in self.rules if language in rule.scope for h in rule.overrules)}

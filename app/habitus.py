@@ -110,9 +110,8 @@ class Habitus:
 
     def mask_add(self, rule: str) -> Self:
         """The person's own hand: one more rule, in the scope of its language."""
-        habit = told(self.bag, as_rule(rule), language_of(rule))
-        who = self.bag.selves.current()
-        return who if who.mask.holds(habit) else adopt(self.bag, habit, Phrase("mask add"))
+        rule = as_rule(rule)
+        return adopt(self.bag, told(self.bag, rule, language_of(rule)), Phrase("mask add"))
 
     def mask_drop(self, number: int) -> Self:
         """Take the rule shown under ``number`` (from 1) out of the mask."""
@@ -137,7 +136,7 @@ class Habitus:
         for text in leaving:
             let_go(self.bag, text, why)
         for rule in wanted:  # one by one: a line may give way to the next
-            who = self.mask_add(rule)
+            who = who if rule in lines else self.mask_add(rule)
         return who
 
     # -- learning ------------------------------------------------------------------------------

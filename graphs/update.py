@@ -23,7 +23,7 @@ from agent.learning.gate import examine
 from agent.learning.proposing import stale
 from agent.learning.running import check_approved, train
 from agent.phrase import Phrase
-from agent.records import READY, Decision, GateReport, Habit, Mask, Part, Proposal, Record, Run
+from agent.records import READY, Decision, GateReport, Habit, Mask, Part, Proposal, Record, Rule, Run
 from agent.selves import worn
 from graphs.context import Context
 from prompts import LANGUAGES
@@ -201,14 +201,27 @@ def _promote(state: State, runtime: Runtime[Context]) -> State:
     carried = bag.ledger.some(Habit, proposal.living) if run else []
     settled = {*proposal.conflicts, *(h.id for h in carried if h.stage in ("essence", "fading"))}
     settled |= set() if proposal.kind in ("decay", "consolidate") else {proposal.habit}
-    texts = {bag.ledger.get(Habit, h).rule for h in settled}
+    texts = {bag.ledger.get(Habit, h).rule: h for h in settled}
+    spoken = {p.habit: p.scope for p in parts}
     ref = proposal.id
+
+    def rest(line: Rule) -> Rule | None:
+        """A line, as far as the weights do not speak in its place."""
+        habit = line.habit if line.habit in settled else texts.get(line.text)
+        if habit is None:
+            return line
+        scope = tuple(x for x in line.scope if x not in spoken.get(habit, LANGUAGES))
+        return line.model_copy(update={"scope": scope}) if scope else None
 
     def unmasked(mask: Mask) -> Mask:
         if bag.ledger.get(Proposal, ref).status not in READY or parts_after(bag, proposal, run) != parts:
             raise _moved(proposal)  # since, while the adapters were loaded
-        rules = tuple(r for r in mask.rules if r.habit not in settled and r.text not in texts)
-        return mask.model_copy(update={"rules": rules, "silenced": tuple(h for h in mask.silenced if h in inside)})
+        return mask.model_copy(
+            update={
+                "rules": tuple(filter(None, map(rest, mask.rules))),
+                "silenced": tuple(h for h in mask.silenced if h in inside),
+            }
+        )
 
     reasons = {
         "decay": Phrase("let fade with {proposal}", proposal=ref),
@@ -217,7 +230,8 @@ def _promote(state: State, runtime: Runtime[Context]) -> State:
     reason = reasons.get(proposal.kind, Phrase("learned with {proposal}", proposal=ref))
 
     def along() -> list[Record]:
-        habit = _asked(bag, proposal, proposal.habit)
+        habit = bag.ledger.get(Habit, proposal.habit)
+        habit = habit.model_copy(update={"scope": tuple(dict.fromkeys((*habit.scope, *proposal.scope)))})
         done: list[Record] = [proposal.model_copy(update={"status": "promoted", "at": ""})]
         if proposal.kind != "consolidate":
             done.append(habit.become(inside.get(habit.id, "released"), reason))

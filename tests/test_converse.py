@@ -319,6 +319,17 @@ def test_a_mask_is_changed_at_once_or_not_at_all(tmp_path: Path, monkeypatch: py
     assert [h.stage for h in being.bag.ledger.all(Habit)] == ["released", "told", "told"]
 
 
+def test_a_mask_without_rules_leaves_the_lines_as_they_are(tmp_path: Path) -> None:
+    """An English line that was told in Korean does not become one for English, too."""
+    being, file = scripted(tmp_path / "bag", lambda _: "네."), tmp_path / "mask.toml"
+    adopt_instruction.call(Desk(bag=being.bag, user="나를 Captain이라고 불러 줘"), {"rule": "Call me 'Captain'."})
+    before = being.bag.selves.current().mask.rules
+    file.write_text('mood = "calm"', "utf-8")
+    after = being.mask_use(file).mask
+    assert (after.mood, after.rules) == ("calm", before)
+    assert before[0].scope == ("ko",)
+
+
 @pytest.mark.parametrize("wrong", ['rules = ["Be kind.", ""]', 'rules = ["a", 3]', "mood = 3"])
 def test_a_mask_that_cannot_be_worn_changes_nothing(tmp_path: Path, wrong: str) -> None:
     being = scripted(tmp_path / "bag", lambda _: "네.")

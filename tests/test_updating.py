@@ -12,11 +12,14 @@ from typing import Any
 
 import pytest
 
+from agent.bag import living
 from agent.errors import BusyError, ConflictError, LearningError, StorageError, UnavailableError, UsageError
 from agent.learning import running
-from agent.learning.conflict import superseded, took_place, withdrawn
+from agent.learning.conflict import adopt, superseded, took_place, withdrawn
 from agent.learning.exam import Exam
+from agent.learning.lifecycle import told
 from agent.learning.proposing import refile
+from agent.phrase import Phrase
 from agent.records import Decision, Example, Habit, Probe, Proposal, Run
 from app.files import edited
 from app.habitus import Habitus
@@ -179,7 +182,23 @@ def test_an_edited_scope_is_the_proposals_until_it_is_promoted(
     monkeypatch.setattr(update, "examine", examine)
     assert [r["promoted"] for r in being.learn()] == [True]
     assert examined == [("ko", "en")]
-    assert ledger.get(Habit, p.habit).scope == ("ko", "en")
+    assert set(ledger.get(Habit, p.habit).scope) == {"ko", "en"}
+
+
+def test_where_the_weights_do_not_speak_the_line_stays(being: Habitus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told in Korean, too, while it waits: the rows are English."""
+    p, ledger = asked(being, RULES[1]), being.bag.ledger
+    for language in ("en", "ko"):
+        adopt(being.bag, told(being.bag, RULES[1], language), Phrase("x"))
+    monkeypatch.setattr(running, "_fit", lambda bag, p, work, *_: made(p, work, "en"))
+    monkeypatch.setattr(update, "examine", lambda _: ((Probe(name="x", before=0, after=1, threshold=1, passed=True),), (), 0.0))  # fmt: skip
+    being.approve(p.id, p.digest)
+    assert [r["promoted"] for r in being.learn()] == [True]
+    now = being.bag.selves.current()
+    assert [(r.text, r.scope) for r in now.mask.rules] == [(RULES[1], ("ko",))]
+    assert [part.scope for part in now.parts] == [("en",)]
+    assert [h.scope for h in living(being.bag)] == [("en",)], "a later core is taught it where it is worn"
+    assert set(ledger.get(Habit, p.habit).scope) == {"ko", "en"}
 
 
 def test_an_edited_scope_is_put_before_the_person_again_where_the_weights_moved(being: Habitus, tmp_path: Path) -> None:

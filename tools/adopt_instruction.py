@@ -16,6 +16,5 @@ def adopt_instruction(
 ) -> str:
     """Put a lasting wish of the person into your mask as one rule."""
     habit = told(desk.bag, rule, language_of(desk.user or rule), desk.turn)
-    if not desk.bag.selves.current().mask.holds(habit):
-        adopt(desk.bag, habit, Phrase("adopted {habit}", habit=habit.id))
+    adopt(desk.bag, habit, Phrase("adopted {habit}", habit=habit.id))
     return "ok"

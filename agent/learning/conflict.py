@@ -58,8 +58,11 @@ def line(bag: Bag, mask: Mask, newer: Habit) -> tuple[Rule, list[Habit]]:
 
 
 def adopt(bag: Bag, habit: Habit, cause: Phrase) -> Self:
-    """Put the habit's rule into the mask; what does not go together with it gives way."""
-    rule, gone = line(bag, bag.selves.current().mask, habit)
+    """Put the habit's rule into the mask, if no line says it yet; what does not go together with it gives way."""
+    now = bag.selves.current()
+    if any(r.text == habit.rule and {*habit.scope} <= {*r.scope} for r in now.mask.rules):
+        return now
+    rule, gone = line(bag, now.mask, habit)
     who = bag.selves.wear(lambda mask: mask.adding(rule, {h.rule for h in gone}), cause)
     inside = {p.habit: p.habit_stage for p in who.parts}
     with bag.ledger.together() as add:  # as they are now: trying the rules together took the base a while

@@ -26,8 +26,11 @@ def told(bag: Bag, rule: str, language: Language, turn: str = "") -> Habit:
         known = next((h for h in ledger.all(Habit) if h.rule == rule and h.stage != "released"), None)
         habit = known or Habit(rule=rule, scope=(language,))
         if habit.stage in ("essence", "fading"):
-            back = habit.id in bag.selves.current().mask.silenced
-            reason = Phrase("taken back, and told again" if back else "told again: the weights alone did not hold it")
+            reason = Phrase("told again: the weights alone did not hold it")
+            if habit.id in bag.selves.current().mask.silenced:
+                reason = Phrase("taken back, and told again")
+            elif language not in habit.scope:
+                reason = Phrase("told in another language, too")
             habit = habit.become("repeated", reason)
         scope = tuple(dict.fromkeys((*habit.scope, language)))
         evidence = tuple(dict.fromkeys((*habit.evidence, turn))) if turn else habit.evidence

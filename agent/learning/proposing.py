@@ -174,7 +174,7 @@ def refile(bag: Bag, proposal: Proposal) -> Proposal | None:
     """
     habit = bag.ledger.get(Habit, proposal.habit)
     fresh: Proposal | None
-    if proposal.kind in ("decay", "release") and habit not in living(bag):
+    if proposal.kind in ("decay", "release") and habit.id not in {h.id for h in living(bag)}:
         fresh = None
     elif proposal.kind == "release":
         heard = tuple(t for t in proposal.evidence if t not in habit.evidence)
